@@ -1,0 +1,1 @@
+"""Everything at inference time. Never imports torch, diffusers, transformers or onnx."""

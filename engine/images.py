@@ -1,0 +1,214 @@
+"""Any picture a caller may hand over becomes 8-bit RGB or a mask; results become files.
+
+Pixel arrays are uint8 (height, width, 3); masks are bool (height, width), True where to repaint.
+"""
+
+import io
+import os
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from .errors import FileDownloadError, ImageLoadError, ImageTooLarge, InvalidInput
+
+ImageSource = bytes | str | os.PathLike[str] | Image.Image | NDArray[Any]
+"""Encoded bytes, a path, a PIL picture, or an array (height, width[, channels])."""
+
+MAX_PIXELS = 64_000_000
+"""Larger pictures are refused from their header, before they are decoded."""
+MASK_THRESHOLD = 128
+JPEG_QUALITY = 95
+PNG_LEVEL = 1
+FORMATS = {"jpeg": "JPEG", "png": "PNG"}
+
+_WHITE = (255, 255, 255, 255)
+_WIDE_MODES = ("I;16", "I;16B", "I;16L", "I;16N", "I", "F")
+
+
+@dataclass(frozen=True)
+class Photo:
+    """A decoded picture: its pixels and the colour profile its file carried, if any."""
+
+    pixels: NDArray[np.uint8]
+    icc_profile: bytes | None = None
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(width, height)."""
+        return self.pixels.shape[1], self.pixels.shape[0]
+
+
+def decode_photo(source: ImageSource, field: str = "image", max_pixels: int = MAX_PIXELS) -> Photo:
+    """Decode to RGB as a viewer shows it: EXIF orientation applied, transparency over white.
+
+    16-bit and float pictures are brought to 8 bits; an RGB file's colour profile is kept. Raises
+    ImageLoadError, ImageTooLarge or FileDownloadError naming `field`.
+    """
+    picture = _open(source, field, max_pixels)
+    profile = picture.info.get("icc_profile") if picture.mode in ("RGB", "RGBA") else None
+    picture = _eight_bit(picture, field)
+    if _has_alpha(picture):
+        layer = picture.convert("RGBA")
+        picture = Image.alpha_composite(Image.new("RGBA", layer.size, _WHITE), layer)
+    return Photo(_pixels(picture.convert("RGB")), profile)
+
+
+def decode_mask(
+    source: ImageSource, field: str = "mask", max_pixels: int = MAX_PIXELS
+) -> NDArray[np.uint8]:
+    """Decode to one channel, uint8 (height, width): 255 repaints, 0 keeps.
+
+    A mask with transparency is a painted layer: brightness times opacity, or opacity alone where
+    everything visible has one colour (strokes of any colour on a transparent ground).
+    """
+    picture = _eight_bit(_open(source, field, max_pixels), field)
+    if not _has_alpha(picture):
+        return _pixels(picture.convert("L"))
+    layer = picture.convert("RGBA")
+    alpha = _pixels(layer.getchannel("A"))
+    if alpha.min() == 255:
+        return _pixels(picture.convert("L"))
+    colours = _pixels(layer.convert("RGB"))[alpha > 0]
+    if len(colours) and (colours == colours[0]).all():
+        return alpha
+    luminance = _pixels(layer.convert("RGB").convert("L"))
+    return (luminance.astype(np.uint16) * alpha // 255).astype(np.uint8)
+
+
+def encode(picture: Image.Image, file_format: str) -> bytes:
+    """A picture as file bytes, "jpeg" (quality 95) or "png" (level 1), without metadata.
+
+    Only a colour profile travels along: the pixel values mean nothing without it.
+    """
+    if file_format not in FORMATS:
+        raise InvalidInput("format", f"{file_format!r} is not one of {', '.join(FORMATS)}")
+    buffer = io.BytesIO()
+    profile = picture.info.get("icc_profile")
+    if file_format == "jpeg":
+        picture.save(buffer, "JPEG", quality=JPEG_QUALITY, icc_profile=profile)
+    else:
+        picture.save(buffer, "PNG", compress_level=PNG_LEVEL, icc_profile=profile)
+    return buffer.getvalue()
+
+
+def format_of(path: str | os.PathLike[str]) -> str:
+    """"jpeg" or "png" by a file name's ending; InvalidInput for any other."""
+    endings = {".jpg": "jpeg", ".jpeg": "jpeg", ".png": "png"}
+    ending = Path(path).suffix.lower()
+    if ending not in endings:
+        raise InvalidInput("output", f"{path} ends in {ending!r}; use .png, .jpg or .jpeg")
+    return endings[ending]
+
+
+def _open(source: ImageSource, field: str, max_pixels: int) -> Image.Image:
+    """The picture, upright and fully decoded, after its header passed the size check."""
+    try:
+        with warnings.catch_warnings():
+            # Pillow's own bomb warning comes at another size; the check below decides.
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            picture = _lazy(source, field)
+        width, height = picture.size
+        if width * height > max_pixels:
+            raise ImageTooLarge(
+                field,
+                f"{width}x{height} is {width * height / 1e6:.0f} megapixels, "
+                f"the limit is {max_pixels / 1e6:.0f}; scale it down first",
+            )
+        if not width or not height:
+            raise ImageLoadError(field, f"the picture is {width}x{height}: it has no pixels")
+        picture.load()
+        return ImageOps.exif_transpose(picture)
+    except Image.DecompressionBombError as error:
+        raise ImageTooLarge(field, f"{error}; scale it down first") from error
+    except UnidentifiedImageError:
+        raise ImageLoadError(
+            field, f"{_name(source)} is not a picture in a known format; use JPEG, PNG or WebP"
+        ) from None
+    except (OSError, SyntaxError, ValueError, EOFError) as error:
+        if isinstance(error, InvalidInput):
+            raise
+        raise ImageLoadError(
+            field, f"{_name(source)} cannot be decoded: {error}; save it again"
+        ) from error
+
+
+def _lazy(source: ImageSource, field: str) -> Image.Image:
+    if isinstance(source, Image.Image):
+        return source
+    if isinstance(source, np.ndarray):
+        return _from_array(source, field)
+    if isinstance(source, bytes | bytearray | memoryview):
+        return Image.open(io.BytesIO(source))
+    if isinstance(source, str | os.PathLike):
+        try:
+            data = Path(source).read_bytes()
+        except (OSError, ValueError) as error:
+            reason = getattr(error, "strerror", None) or error
+            raise FileDownloadError(field, f"{source} cannot be read: {reason}") from error
+        return Image.open(io.BytesIO(data))
+    raise InvalidInput(
+        field, f"{type(source).__name__} is no picture; pass bytes, a path, a PIL image or an array"
+    )
+
+
+def _from_array(array: NDArray[Any], field: str) -> Image.Image:
+    if array.ndim == 3 and array.shape[2] == 1:
+        array = array[..., 0]
+    channels = array.shape[2] if array.ndim == 3 else 1
+    if array.ndim not in (2, 3) or channels not in (1, 2, 3, 4):
+        raise InvalidInput(
+            field, f"array of shape {array.shape}; use (height, width) or (height, width, 1..4)"
+        )
+    if not array.size:
+        raise ImageLoadError(field, f"array of shape {array.shape}: it has no pixels")
+    return Image.fromarray(np.ascontiguousarray(_array_to_uint8(array, field)))
+
+
+def _array_to_uint8(array: NDArray[Any], field: str) -> NDArray[np.uint8]:
+    """bool, uint8, uint16, or float in [0, 1], as 8 bits per channel."""
+    if array.dtype == np.uint8:
+        return array
+    if array.dtype == np.bool_:
+        return array.astype(np.uint8) * 255
+    if array.dtype == np.uint16:
+        return _narrowed(array)
+    if np.issubdtype(array.dtype, np.floating):
+        if not np.isfinite(array).all() or array.min() < 0 or array.max() > 1:
+            raise InvalidInput(field, "float array has values outside [0, 1]; scale it to [0, 1]")
+        return np.rint(array * 255).astype(np.uint8)
+    raise InvalidInput(field, f"array of {array.dtype}; use uint8, uint16, bool or float in [0, 1]")
+
+
+def _eight_bit(picture: Image.Image, field: str) -> Image.Image:
+    """Pictures with more than 8 bits a channel, which Pillow would clip rather than scale."""
+    if picture.mode not in _WIDE_MODES:
+        return picture
+    values = np.asarray(picture)
+    if picture.mode == "F":
+        return Image.fromarray(_array_to_uint8(values, field))
+    if values.min() < 0 or values.max() > 0xFFFF:
+        raise ImageLoadError(field, "32-bit integer picture; save it with 8 or 16 bits a channel")
+    return Image.fromarray(_narrowed(values))
+
+
+def _narrowed(values: NDArray[Any]) -> NDArray[np.uint8]:
+    """16 to 8 bits, so that 0 stays 0 and 65535 becomes 255."""
+    return ((values.astype(np.uint32) + 128) // 257).astype(np.uint8)
+
+
+def _has_alpha(picture: Image.Image) -> bool:
+    return picture.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in picture.info
+
+
+def _pixels(picture: Image.Image) -> NDArray[np.uint8]:
+    array: NDArray[np.uint8] = np.asarray(picture)
+    return array
+
+
+def _name(source: ImageSource) -> str:
+    return str(source) if isinstance(source, str | os.PathLike) else "the data"

@@ -1,0 +1,151 @@
+"""What every runtime looks like to the engine: named tensors in, named tensors out.
+
+The public `run` checks the feed, calls the runtime, and checks what came back (a template method):
+a wrong name, dtype or shape is reported in the contract's words before any runtime sees it, and NaN
+or infinity never travels on as a black picture.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..components import Contract
+from ..errors import ContractViolation, NonFiniteOutput
+
+Array = NDArray[Any]
+Feed = Mapping[str, Array]
+
+
+@dataclass(frozen=True, kw_only=True)
+class SessionOptions:
+    """How a session may use the machine.
+
+    threads: CPU threads inside one operator; None is the runtime's choice (all physical cores).
+    memory_arena: keep freed blocks for the next run (faster) or return them (lower peak memory).
+    device_index: which accelerator, where there are several.
+    """
+
+    threads: int | None = None
+    memory_arena: bool = True
+    device_index: int = 0
+
+
+@dataclass(frozen=True)
+class TensorSpec:
+    """One input or output: dtype and shape; a string is a dimension that varies from run to run."""
+
+    dtype: np.dtype[Any]
+    shape: tuple[int | str, ...]
+
+
+class Session(ABC):
+    """One loaded component on one device. Thread-safe, and a context manager."""
+
+    def __init__(
+        self,
+        component: str,
+        device: str,
+        inputs: Mapping[str, TensorSpec],
+        outputs: Mapping[str, TensorSpec],
+    ) -> None:
+        self.component = component
+        self.device = device
+        self.inputs = inputs
+        self.outputs = outputs
+
+    def run(self, feed: Feed) -> dict[str, Array]:
+        """Run once; arrays are C-contiguous or copied, never modified.
+
+        Raises ContractViolation for a wrong feed, NonFiniteOutput for NaN or infinity in a result,
+        SessionError when the runtime fails.
+        """
+        self._check_feed(feed)
+        results = self._run(feed)
+        for name, array in results.items():
+            if not _is_finite(array):
+                raise NonFiniteOutput(
+                    f"{self.component} produced NaN or infinity in {name!r} on {self.device}; "
+                    "check the weights with `lightfill info --check`, or run with --device cpu, "
+                    "which computes in float32"
+                )
+        return results
+
+    @abstractmethod
+    def _run(self, feed: Feed) -> dict[str, Array]: ...
+
+    @abstractmethod
+    def close(self) -> None:
+        """Free the runtime's memory; the session cannot run afterwards."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def _check_feed(self, feed: Feed) -> None:
+        if feed.keys() != self.inputs.keys():
+            raise ContractViolation(
+                f"{self.component} takes inputs {sorted(self.inputs)}, was given {sorted(feed)}"
+            )
+        sizes: dict[str, int] = {}
+        for name, spec in self.inputs.items():
+            array = feed[name]
+            if array.dtype != spec.dtype:
+                raise ContractViolation(
+                    f"{self.component} input {name!r} is {spec.dtype}, was given {array.dtype}"
+                )
+            if not _shape_fits(array.shape, spec.shape, sizes):
+                raise ContractViolation(
+                    f"{self.component} input {name!r} has shape {spec.shape}, "
+                    f"was given {array.shape}"
+                )
+
+
+def _shape_fits(
+    actual: tuple[int, ...], wanted: tuple[int | str, ...], sizes: dict[str, int]
+) -> bool:
+    """Whether `actual` matches; one symbol has one size in the whole feed, kept in `sizes`."""
+    if len(actual) != len(wanted):
+        return False
+    return all(
+        size == (dimension if isinstance(dimension, int) else sizes.setdefault(dimension, size))
+        for size, dimension in zip(actual, wanted, strict=True)
+    )
+
+
+def _is_finite(array: Array) -> bool:
+    """Whether no element is NaN or infinite: two reductions, no temporary of the array's size."""
+    if array.size == 0 or not np.issubdtype(array.dtype, np.floating):
+        return True
+    return bool(np.isfinite(array.min()) and np.isfinite(array.max()))
+
+
+def check_contract(
+    component: str,
+    contract: Contract,
+    inputs: Mapping[str, TensorSpec],
+    outputs: Mapping[str, TensorSpec],
+) -> None:
+    """Raise ContractViolation unless a loaded graph has the contract's names and ranks."""
+    for kind, found, wanted in (
+        ("inputs", inputs, contract.inputs),
+        ("outputs", outputs, contract.outputs),
+    ):
+        ranks = {name: len(spec.shape) for name, spec in found.items()}
+        expected = {name: len(tensor.shape) for name, tensor in wanted.items()}
+        if ranks != expected:
+            raise ContractViolation(
+                f"{component} has {kind} {ranks} (name: rank), expected {expected}; "
+                "export the bundle again with this version of lightfill"
+            )

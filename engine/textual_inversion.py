@@ -1,0 +1,93 @@
+"""Learned token vectors (textual inversion) read from safetensors files, never unpickled.
+
+Two key layouts exist for SDXL: `clip_l`/`clip_g` (diffusers' trainer) and `text_encoders_0`/`_1`
+(cog-sdxl). Row i of both tensors belongs to the i-th token; a single token takes all rows.
+"""
+
+import hashlib
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors import SafetensorError
+from safetensors.numpy import load
+
+from .errors import FileDownloadError, InvalidInput
+
+DEFAULT_TOKENS = ("<s0>", "<s1>")
+_KEYS = {
+    "text_encoder": ("clip_l", "text_encoders_0"),
+    "text_encoder_2": ("clip_g", "text_encoders_1"),
+}
+_MAX_BYTES = 64 << 20
+
+
+@dataclass(frozen=True)
+class TextualInversion:
+    """Vectors for new tokens: per text encoder, one (rows, width) float32 array per token."""
+
+    tokens: tuple[str, ...]
+    vectors: Mapping[str, tuple[NDArray[np.float32], ...]]
+    digest: str
+    """SHA-256 of the file and the tokens: equal digests give equal conditioning."""
+
+
+def load_textual_inversion(
+    path: str | os.PathLike[str], tokens: Sequence[str] = DEFAULT_TOKENS
+) -> TextualInversion:
+    """Read the safetensors file at `path` for `tokens`; InvalidInput names what does not fit."""
+    data = _read(Path(path))
+    if not tokens or len(set(tokens)) != len(tokens) or not all(token.strip() for token in tokens):
+        raise InvalidInput("embeddings", f"tokens {list(tokens)} must be distinct and not empty")
+    try:
+        tensors = load(data)
+    except (SafetensorError, KeyError, ValueError) as error:
+        raise InvalidInput(
+            "embeddings", f"{path} cannot be read as float16 or float32 safetensors ({error})"
+        ) from error
+    vectors = {
+        encoder: _split(_pick(tensors, keys, path), tokens, path) for encoder, keys in _KEYS.items()
+    }
+    digest = hashlib.sha256(data + "\0".join(tokens).encode()).hexdigest()
+    return TextualInversion(tuple(tokens), vectors, digest)
+
+
+def _read(path: Path) -> bytes:
+    try:
+        if path.stat().st_size > _MAX_BYTES:
+            raise InvalidInput("embeddings", f"{path} is larger than 64 MB: not an embedding")
+        return path.read_bytes()
+    except OSError as error:
+        raise FileDownloadError("embeddings", f"{path} cannot be read: {error}") from error
+
+
+def _pick(
+    tensors: Mapping[str, NDArray[Any]], keys: Sequence[str], path: object
+) -> NDArray[np.float32]:
+    for key in keys:
+        if key in tensors:
+            array = np.atleast_2d(tensors[key]).astype(np.float32)
+            if array.ndim != 2 or not np.isfinite(array).all():
+                raise InvalidInput("embeddings", f"{path}: {key} is no finite (rows, width) matrix")
+            return array
+    raise InvalidInput(
+        "embeddings",
+        f"{path} holds {sorted(tensors)} but neither {' nor '.join(keys)}; "
+        "use a textual inversion trained for SDXL",
+    )
+
+
+def _split(
+    array: NDArray[np.float32], tokens: Sequence[str], path: object
+) -> tuple[NDArray[np.float32], ...]:
+    if len(tokens) == 1:
+        return (array,)
+    if len(array) != len(tokens):
+        raise InvalidInput(
+            "embeddings", f"{path} has {len(array)} vectors for {len(tokens)} tokens {list(tokens)}"
+        )
+    return tuple(array[i : i + 1] for i in range(len(tokens)))

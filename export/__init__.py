@@ -1,0 +1,1 @@
+"""Checkpoint in, ONNX bundle out. The only room where torch, diffusers and transformers live."""

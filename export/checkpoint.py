@@ -1,0 +1,122 @@
+"""A diffusers folder on disk: its settings, and its modules one at a time.
+
+One component is loaded, exported and dropped before the next, so memory holds one model at most.
+"""
+
+import json
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import AutoencoderKL, UNet2DConditionModel
+from torch import nn
+from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
+
+from ..engine.components import LATENT_CHANNELS, PIXELS_PER_LATENT
+from ..engine.errors import ExportError
+from ..engine.manifest import SchedulerConstants
+from ..scheduler import Prediction
+
+_MODULES: dict[str, tuple[type[Any], str]] = {
+    "text_encoder": (CLIPTextModel, "text_encoder"),
+    "text_encoder_2": (CLIPTextModelWithProjection, "text_encoder_2"),
+    "unet": (UNet2DConditionModel, "unet"),
+    "vae_encoder": (AutoencoderKL, "vae"),
+    "vae_decoder": (AutoencoderKL, "vae"),
+}
+_TOKENIZERS = {"text_encoder": "tokenizer", "text_encoder_2": "tokenizer_2"}
+_LICENCE_NAMES = ("LICEN[CS]E*", "NOTICE*", "PROVENANCE*", "README*")
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class DiffusersFolder:
+    """A `StableDiffusionXLPipeline` saved by diffusers, checked to be one SDXL-shaped model."""
+
+    path: Path
+
+    def __post_init__(self) -> None:
+        for name in ("scheduler/scheduler_config.json", "unet/config.json", "vae/config.json"):
+            if not (self.path / name).is_file():
+                raise ExportError(
+                    f"{self.path} is not a diffusers SDXL folder: {name} is missing; pass the "
+                    "folder that holds model_index.json"
+                )
+        unet = self._config("unet/config.json")
+        if unet.get("addition_embed_type") != "text_time" or unet["in_channels"] != LATENT_CHANNELS:
+            raise ExportError(
+                f"{self.path}/unet is not a 4-channel SDXL UNet "
+                f"(addition_embed_type {unet.get('addition_embed_type')!r}, "
+                f"in_channels {unet['in_channels']}); pass an SDXL checkpoint"
+            )
+        factor = 2 ** (len(self._config("vae/config.json")["block_out_channels"]) - 1)
+        if factor != PIXELS_PER_LATENT:
+            raise ExportError(f"{self.path}/vae scales by {factor}; SDXL's scales by 8")
+
+    def load(self, role: str, dtype: torch.dtype) -> nn.Module:
+        """The module of `role` in eval mode, its weights cast to `dtype`."""
+        kind, folder = _MODULES[role]
+        options: dict[str, Any] = (
+            {"dtype": dtype}  # transformers' name for it
+            if role.startswith("text_encoder")
+            else {"torch_dtype": dtype, "low_cpu_mem_usage": False}  # True needs accelerate
+        )
+        try:
+            module = kind.from_pretrained(
+                self.path, subfolder=folder, local_files_only=True, **options
+            )
+        except (OSError, ValueError, RuntimeError) as error:
+            raise ExportError(f"{self.path / folder} cannot be loaded: {error}") from error
+        assert isinstance(module, nn.Module)
+        return module.eval().requires_grad_(False)
+
+    def tokenizer(self, role: str) -> CLIPTokenizer:
+        """The tokenizer that feeds the text encoder of `role`."""
+        folder = _TOKENIZERS[role]
+        try:
+            return CLIPTokenizer.from_pretrained(
+                self.path, subfolder=folder, local_files_only=True
+            )
+        except (OSError, ValueError) as error:
+            raise ExportError(f"{self.path / folder} cannot be loaded: {error}") from error
+
+    @property
+    def prediction(self) -> Prediction:
+        """What the UNet was trained to predict, by the scheduler's configuration."""
+        return Prediction(self._config("scheduler/scheduler_config.json")["prediction_type"])
+
+    @property
+    def scheduler(self) -> SchedulerConstants:
+        """The noise process; anything but scaled_linear and trailing is refused."""
+        config = self._config("scheduler/scheduler_config.json")
+        spacing = config["timestep_spacing"]
+        if config["beta_schedule"] != "scaled_linear":
+            raise ExportError(f"beta_schedule {config['beta_schedule']!r} is not scaled_linear")
+        if spacing != "trailing":
+            logger.warning("timestep_spacing %r is replaced by trailing, as Lightning's", spacing)
+        return SchedulerConstants(
+            num_train_timesteps=config["num_train_timesteps"],
+            beta_start=config["beta_start"],
+            beta_end=config["beta_end"],
+            beta_schedule="scaled_linear",
+            timestep_spacing="trailing",
+        )
+
+    @property
+    def vae_scaling_factor(self) -> float:
+        """What latents are multiplied by after encoding."""
+        return float(self._config("vae/config.json")["scaling_factor"])
+
+    @property
+    def licence_files(self) -> list[Path]:
+        """Licence, notice and provenance texts beside the weights, to travel with them."""
+        return sorted(
+            path for name in _LICENCE_NAMES for path in self.path.glob(name) if path.is_file()
+        )
+
+    def _config(self, name: str) -> dict[str, Any]:
+        loaded: dict[str, Any] = json.loads((self.path / name).read_text(encoding="utf-8"))
+        return loaded
