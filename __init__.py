@@ -1,0 +1,99 @@
+"""SDXL-Lightning inpainting on your own hardware.
+
+    from lightfill import Inpainter
+
+    with Inpainter.open() as inpainter:
+        result = inpainter("photo.jpg", "mask.png", "a red ball", image_size="square")
+        result.save("out.png")
+
+Names are loaded when first used: importing lightfill costs little more than importing numpy.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .engine.bundle import Bundle
+    from .engine.denoise import Progress
+    from .engine.errors import (
+        BundleCorrupt,
+        BundleError,
+        BundleNotFound,
+        Cancelled,
+        ComponentMissing,
+        ContractViolation,
+        DeviceUnavailable,
+        ExportError,
+        FileDownloadError,
+        ImageLoadError,
+        ImageTooLarge,
+        InvalidInput,
+        LightfillError,
+        NonFiniteOutput,
+        SessionError,
+    )
+    from .engine.pipeline import Embedding, Inpainter
+    from .engine.result import Result, Timings
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "Bundle": "bundle",
+    "BundleCorrupt": "errors",
+    "BundleError": "errors",
+    "BundleNotFound": "errors",
+    "Cancelled": "errors",
+    "ComponentMissing": "errors",
+    "ContractViolation": "errors",
+    "DeviceUnavailable": "errors",
+    "Embedding": "pipeline",
+    "ExportError": "errors",
+    "FileDownloadError": "errors",
+    "ImageLoadError": "errors",
+    "ImageTooLarge": "errors",
+    "Inpainter": "pipeline",
+    "InvalidInput": "errors",
+    "LightfillError": "errors",
+    "NonFiniteOutput": "errors",
+    "Progress": "denoise",
+    "Result": "result",
+    "SessionError": "errors",
+    "Timings": "result",
+}
+
+__all__ = [
+    "Bundle",
+    "BundleCorrupt",
+    "BundleError",
+    "BundleNotFound",
+    "Cancelled",
+    "ComponentMissing",
+    "ContractViolation",
+    "DeviceUnavailable",
+    "Embedding",
+    "ExportError",
+    "FileDownloadError",
+    "ImageLoadError",
+    "ImageTooLarge",
+    "Inpainter",
+    "InvalidInput",
+    "LightfillError",
+    "NonFiniteOutput",
+    "Progress",
+    "Result",
+    "SessionError",
+    "Timings",
+    "__version__",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(f".engine.{_HOMES[name]}", __name__), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return __all__

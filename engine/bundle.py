@@ -5,10 +5,10 @@ cache then records each file's size and modification time, and later openings co
 microseconds per file instead of gigabytes of reading.
 """
 
+import contextlib
 import hashlib
 import json
 import os
-import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from platformdirs import user_cache_path
 from pydantic import ValidationError
 
+from .atomic_write import write_atomically
 from .components import CONTRACTS, Contract
 from .errors import BundleCorrupt, BundleNotFound, ComponentMissing
 from .manifest import MANIFEST_NAME, SCHEMA_VERSION, Arithmetic, Component, Manifest, StepCount
@@ -82,7 +83,7 @@ class Bundle:
         return self.root / graphs[arithmetic]
 
     def unet(self, steps: int) -> StepCount:
-        """Which UNet serves `steps` inference steps, or ComponentMissing with the command to add it."""
+        """Which UNet serves `steps` inference steps; ComponentMissing says how to add one."""
         try:
             return self.manifest.steps[steps]
         except KeyError:
@@ -179,11 +180,5 @@ def _read_stamp(path: Path) -> object:
 
 def _write_stamp(path: Path, stamp: object) -> None:
     """Record a full check; without a writable cache the next opening simply checks again."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, partial = tempfile.mkstemp(dir=path.parent)
-        with os.fdopen(handle, "w") as file:
-            json.dump(stamp, file)
-        os.replace(partial, path)
-    except OSError:
-        return
+    with contextlib.suppress(OSError):
+        write_atomically(path, json.dumps(stamp).encode())

@@ -19,6 +19,8 @@ from .images import MASK_THRESHOLD
 WORKING_MULTIPLE = 32
 """The UNet halves its latents twice: sides must be multiples of 4 latent cells of 8 pixels."""
 
+_ENLARGED_THRESHOLD = 255 // 4
+
 Pixels = NDArray[np.uint8]
 Mask = NDArray[np.bool_]
 
@@ -100,8 +102,14 @@ def choose_window(
     return _centred(photo_size, size, scale, mask_bounds)
 
 
-def place(pixels: Pixels, mask: NDArray[np.uint8], window: Window, size: tuple[int, int],
-          *, lanczos_mask: bool = False) -> Canvas:
+def place(
+    pixels: Pixels,
+    mask: NDArray[np.uint8],
+    window: Window,
+    size: tuple[int, int],
+    *,
+    lanczos_mask: bool = False,
+) -> Canvas:
     """Bring the window of a photo, and of its mask, to a canvas of `size` (width, height).
 
     The photo is resampled with Lanczos. `mask` is uint8 of any size and covers the whole photo;
@@ -159,24 +167,23 @@ def pad_to_multiple(array: NDArray[np.generic], mode: str) -> NDArray[np.generic
 def latent_mask(mask: Mask, *, nearest: bool = False) -> NDArray[np.float32]:
     """(height, width) pixels, multiples of 8, to (1, 1, h/8, w/8) float32, 1 where to paint.
 
-    A cell is painted when any of its 64 pixels is (`nearest`: when its first one is, as diffusers').
+    A cell is painted when any of its 64 pixels is (`nearest`: when its first one is, as in
+    diffusers).
     """
     height, width = mask.shape
     if nearest:
-        cells = mask[::8, ::8]
+        cells: Mask = mask[::8, ::8]
     else:
-        cells = mask.reshape(height // 8, 8, width // 8, 8).any(axis=(1, 3))
+        cells = np.logical_or.reduce(mask.reshape(height // 8, 8, width // 8, 8), axis=(1, 3))
     return cells.astype(np.float32)[None, None]
 
 
 def _centred(
     photo_size: tuple[int, int], size: tuple[int, int], scale: float, around: Window
 ) -> Window:
-    """A window of `size` * `scale` photo pixels centred on `around`, kept on the photo if it fits."""
+    """A window of `size` * `scale` photo pixels centred on `around`, on the photo if it fits."""
     extents = []
-    for axis, (low, high) in enumerate(
-        [(around.left, around.right), (around.top, around.bottom)]
-    ):
+    for axis, (low, high) in enumerate([(around.left, around.right), (around.top, around.bottom)]):
         limit = photo_size[axis]
         length = max(1, round(size[axis] * scale))
         start = round((low + high - length) / 2)
@@ -215,36 +222,40 @@ def resize_pixels(pixels: Pixels, size: tuple[int, int]) -> Pixels:
 def _covering_mask(
     mask: NDArray[np.uint8], source: Window, scale: tuple[float, float], target: Window
 ) -> Mask:
-    """Threshold, then resample: any coverage counts when shrinking, half of it when enlarging."""
+    """Threshold, then resample so that nothing painted vanishes, however thin.
+
+    Any coverage counts where an axis shrinks; enlarged, a quarter of it, which is what a single
+    pixel leaves at least in bilinear interpolation.
+    """
     painted = (mask >= MASK_THRESHOLD).astype(np.uint8) * np.uint8(255)
-    box = (
-        source.left * scale[0],
-        source.top * scale[1],
-        source.right * scale[0],
-        source.bottom * scale[1],
-    )
+    box = _scaled(source, scale)
     size = target.width, target.height
     picture = Image.fromarray(painted)
     if box == (0, 0, *picture.size) and size == picture.size:
         return painted > 0
-    shrinks = box[2] - box[0] >= size[0] and box[3] - box[1] >= size[1]
+    shrinks = box[2] - box[0] >= size[0] or box[3] - box[1] >= size[1]
     how = Image.Resampling.BOX if shrinks else Image.Resampling.BILINEAR
     resized = np.asarray(picture.resize(size, how, box=box))
-    return resized > 0 if shrinks else resized >= MASK_THRESHOLD
+    return resized > 0 if shrinks else resized >= _ENLARGED_THRESHOLD
 
 
 def _lanczos_mask(
     mask: NDArray[np.uint8], source: Window, scale: tuple[float, float], target: Window
 ) -> Mask:
-    box = (
-        source.left * scale[0],
-        source.top * scale[1],
-        source.right * scale[0],
-        source.bottom * scale[1],
-    )
+    box = _scaled(source, scale)
     picture = Image.fromarray(mask)
     resized = picture.resize((target.width, target.height), Image.Resampling.LANCZOS, box=box)
     return np.asarray(resized) >= MASK_THRESHOLD
+
+
+def _scaled(window: Window, scale: tuple[float, float]) -> tuple[float, float, float, float]:
+    across, down = scale
+    return (
+        window.left * across,
+        window.top * down,
+        window.right * across,
+        window.bottom * down,
+    )
 
 
 def _any(margins: tuple[tuple[int, int], tuple[int, int]]) -> bool:

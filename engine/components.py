@@ -40,7 +40,7 @@ class Contract:
 
 
 def symbol_of(dimension: str) -> tuple[int, str]:
-    """Factor and symbol of a varying dimension: "8*height" is (8, "height"), "batch" (1, "batch")."""
+    """Factor and symbol of a dimension: "8*height" is (8, "height"), "batch" (1, "batch")."""
     factor, _, symbol = dimension.rpartition("*")
     return int(factor or 1), symbol
 

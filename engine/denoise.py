@@ -1,5 +1,6 @@
 """The mask-blend loop: Euler steps in which the pixels to keep are held at their known values."""
 
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
@@ -67,23 +68,25 @@ def denoise(
     schedule: Schedule,
     conditioning: Conditioning,
     blend: Blend = Blend.CONTEXT,
-    on_step: Callable[[Latents], None] = lambda _: None,
+    on_step: Callable[[Latents, float], None] = lambda *_: None,
 ) -> Latents:
     """Run every step of `schedule` from `x` (batch, 4, h, w) to clean scaled latents.
 
-    `on_step` gets the estimate of the clean latents after each UNet call.
+    `on_step` gets the estimate of the clean latents and the seconds of each UNet call.
     """
     predict = _predictor(unet, conditioning, x.shape)
     for i, timestep in enumerate(schedule.timesteps):
         sigma, sigma_next = float(schedule.sigmas[i]), float(schedule.sigmas[i + 1])
         if blend is Blend.CONTEXT:
             x = known.blended(x, sigma)
+        start = time.perf_counter()
         output = predict(scaled_input(x, sigma), timestep)
+        seconds = time.perf_counter() - start
         estimate = denoised(x, output, sigma, schedule.prediction)
         x = euler_step(x, estimate, sigma, sigma_next)
         if blend is Blend.DIFFUSERS:
             x = known.blended(x, sigma_next)
-        on_step(estimate)
+        on_step(estimate, seconds)
     return known.blended(x, 0.0)
 
 
@@ -116,14 +119,15 @@ def _predictor(
     return predict
 
 
-def reporter(on_step: OnStep | None, of: int) -> Callable[[Latents], None]:
-    """Number the steps of a whole request for the caller's callback; False from it cancels."""
-    done = 0
+def reporter(
+    on_step: OnStep | None, of: int, durations: list[float]
+) -> Callable[[Latents, float], None]:
+    """Number a request's UNet calls for its callback and keep their seconds; False cancels."""
 
-    def report(estimate: Latents) -> None:
-        nonlocal done
-        done += 1
-        if on_step is not None and on_step(Progress(done, of, estimate)) is False:
-            raise Cancelled(f"cancelled by the step callback after step {done} of {of}")
+    def report(estimate: Latents, seconds: float) -> None:
+        durations.append(seconds)
+        step = len(durations)
+        if on_step is not None and on_step(Progress(step, of, estimate)) is False:
+            raise Cancelled(f"cancelled by the step callback after step {step} of {of}")
 
     return report

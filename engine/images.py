@@ -5,7 +5,6 @@ Pixel arrays are uint8 (height, width, 3); masks are bool (height, width), True 
 
 import io
 import os
-import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -97,7 +96,7 @@ def encode(picture: Image.Image, file_format: str) -> bytes:
 
 
 def format_of(path: str | os.PathLike[str]) -> str:
-    """"jpeg" or "png" by a file name's ending; InvalidInput for any other."""
+    """ "jpeg" or "png" by a file name's ending; InvalidInput for any other."""
     endings = {".jpg": "jpeg", ".jpeg": "jpeg", ".png": "png"}
     ending = Path(path).suffix.lower()
     if ending not in endings:
@@ -108,10 +107,7 @@ def format_of(path: str | os.PathLike[str]) -> str:
 def _open(source: ImageSource, field: str, max_pixels: int) -> Image.Image:
     """The picture, upright and fully decoded, after its header passed the size check."""
     try:
-        with warnings.catch_warnings():
-            # Pillow's own bomb warning comes at another size; the check below decides.
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            picture = _lazy(source, field)
+        picture = _lazy(source, field)
         width, height = picture.size
         if width * height > max_pixels:
             raise ImageTooLarge(
@@ -123,7 +119,7 @@ def _open(source: ImageSource, field: str, max_pixels: int) -> Image.Image:
             raise ImageLoadError(field, f"the picture is {width}x{height}: it has no pixels")
         picture.load()
         return ImageOps.exif_transpose(picture)
-    except Image.DecompressionBombError as error:
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise ImageTooLarge(field, f"{error}; scale it down first") from error
     except UnidentifiedImageError:
         raise ImageLoadError(
@@ -180,7 +176,8 @@ def _array_to_uint8(array: NDArray[Any], field: str) -> NDArray[np.uint8]:
     if np.issubdtype(array.dtype, np.floating):
         if not np.isfinite(array).all() or array.min() < 0 or array.max() > 1:
             raise InvalidInput(field, "float array has values outside [0, 1]; scale it to [0, 1]")
-        return np.rint(array * 255).astype(np.uint8)
+        rounded: NDArray[np.uint8] = np.rint(array * 255).astype(np.uint8)
+        return rounded
     raise InvalidInput(field, f"array of {array.dtype}; use uint8, uint16, bool or float in [0, 1]")
 
 
@@ -198,7 +195,8 @@ def _eight_bit(picture: Image.Image, field: str) -> Image.Image:
 
 def _narrowed(values: NDArray[Any]) -> NDArray[np.uint8]:
     """16 to 8 bits, so that 0 stays 0 and 65535 becomes 255."""
-    return ((values.astype(np.uint32) + 128) // 257).astype(np.uint8)
+    narrowed: NDArray[np.uint8] = ((values.astype(np.uint32) + 128) // 257).astype(np.uint8)
+    return narrowed
 
 
 def _has_alpha(picture: Image.Image) -> bool:

@@ -86,7 +86,9 @@ class TextConditioner:
             expanded = (
                 [token_id]
                 if index < 0
-                else range(vocabulary_size + first_row[index], vocabulary_size + first_row[index + 1])
+                else range(
+                    vocabulary_size + first_row[index], vocabulary_size + first_row[index + 1]
+                )
             )
             ids.extend(expanded)
             starts.extend([start] * len(expanded))
@@ -109,7 +111,9 @@ class TextConditioner:
         feed = {"inputs_embeds": embeds.astype(session.inputs["inputs_embeds"].dtype, copy=False)}
         if "eos_position" in session.inputs:
             feed["eos_position"] = np.array([window.eos_position])
-        return {key: value.astype(np.float32, copy=False) for key, value in session.run(feed).items()}
+        return {
+            key: value.astype(np.float32, copy=False) for key, value in session.run(feed).items()
+        }
 
     def check_widths(self, inversion: TextualInversion) -> None:
         """Raise InvalidInput unless the vectors are as wide as this bundle's encoders."""

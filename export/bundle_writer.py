@@ -111,7 +111,9 @@ def _write(
         source=options.source or Source(checkpoint=checkpoint.path.name),
         made_with={
             "opset": str(OPSET),
-            **{name: version(name) for name in ("torch", "diffusers", "transformers", "onnxscript")},
+            **{
+                name: version(name) for name in ("torch", "diffusers", "transformers", "onnxscript")
+            },
         },
         components=components,
         steps=dict.fromkeys(options.steps, step),

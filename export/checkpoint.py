@@ -70,18 +70,19 @@ class DiffusersFolder:
             )
         except (OSError, ValueError, RuntimeError) as error:
             raise ExportError(f"{self.path / folder} cannot be loaded: {error}") from error
-        assert isinstance(module, nn.Module)
-        return module.eval().requires_grad_(False)
+        loaded: nn.Module = module.eval().requires_grad_(False)
+        return loaded
 
     def tokenizer(self, role: str) -> CLIPTokenizer:
         """The tokenizer that feeds the text encoder of `role`."""
         folder = _TOKENIZERS[role]
         try:
-            return CLIPTokenizer.from_pretrained(
+            tokenizer: CLIPTokenizer = CLIPTokenizer.from_pretrained(
                 self.path, subfolder=folder, local_files_only=True
             )
         except (OSError, ValueError) as error:
             raise ExportError(f"{self.path / folder} cannot be loaded: {error}") from error
+        return tokenizer
 
     @property
     def prediction(self) -> Prediction:

@@ -5,6 +5,7 @@ import io
 import logging
 import warnings
 from collections.abc import Iterator
+from typing import Any
 
 import onnx_ir as ir
 import torch
@@ -69,11 +70,11 @@ def _example_size(dimension: int | str | None, module: nn.Module, role: str, nam
     return factor * _EXAMPLE[symbol]
 
 
-def _model_width(module: nn.Module, role: str, name: str) -> int:
+def _model_width(module: Any, role: str, name: str) -> int:
     """The width the model's own configuration fixes, for dimensions the contract leaves open."""
     if role != "unet":
-        return int(module.positions.weight.shape[1])  # type: ignore[union-attr,arg-type,index]
-    config = module.unet.config  # type: ignore[union-attr]
+        return int(module.positions.weight.shape[1])
+    config = module.unet.config
     if name == "encoder_hidden_states":
         return int(config.cross_attention_dim)
     return int(config.projection_class_embeddings_input_dim - 6 * config.addition_time_embed_dim)
@@ -101,9 +102,7 @@ def _dynamic_shapes(contract: Contract) -> dict[str, dict[int, object] | None]:
     return shapes
 
 
-def _check_contract(
-    model: ir.Model, role: str, contract: Contract, arithmetic: Arithmetic
-) -> None:
+def _check_contract(model: ir.Model, role: str, contract: Contract, arithmetic: Arithmetic) -> None:
     for kind, values, tensors in (
         ("input", model.graph.inputs, contract.inputs),
         ("output", model.graph.outputs, contract.outputs),

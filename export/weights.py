@@ -13,6 +13,8 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
+from ..engine.errors import ExportError
+
 _INLINE_BYTES = 512  # smaller tensors stay inside the graph
 _PAGE_BYTES = 4096
 _PAGE_ALIGNED_FROM = 1 << 20
@@ -72,7 +74,8 @@ class SharedWeights:
 
     def _externalise(self, graph: ir.Graph, value: ir.Value) -> None:
         tensor = value.const_value
-        assert tensor is not None and value.name is not None
+        if tensor is None or value.name is None:
+            raise ExportError(f"initializer {value.name!r} has no value; report this")
         array = tensor.numpy()
         if tensor.nbytes < _INLINE_BYTES:
             value.const_value = ir.tensor(array, name=value.name)

@@ -109,7 +109,7 @@ WRAPPERS: dict[str, type[nn.Module]] = {
 
 
 def _first_hidden(inputs_embeds: Tensor, positions: nn.Embedding) -> tuple[Tensor, Tensor]:
-    """Embeddings with positions added, and the causal mask (1, 1, TOKENS, TOKENS) added to scores."""
+    """Embeddings with positions, and the causal mask (1, 1, TOKENS, TOKENS) to add to scores."""
     lowest = torch.finfo(inputs_embeds.dtype).min
     mask = torch.full((TOKENS, TOKENS), lowest, dtype=inputs_embeds.dtype).triu(1)
     return inputs_embeds + positions.weight, mask[None, None]

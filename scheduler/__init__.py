@@ -1,7 +1,8 @@
 """SDXL-Lightning's sampler as functions of arrays: sigmas, Euler steps, strength, seeded noise.
 
 Imports numpy only. Symbols are those of Karras et al. 2022 ("Elucidating the Design Space of
-Diffusion-Based Generative Models"): latents live in the variance-exploding scale, x = z0 + sigma * n.
+Diffusion-Based Generative Models"): latents live in the variance-exploding scale,
+x = z0 + sigma * n.
 """
 
 from .euler import denoised, euler_step, noised, scaled_input

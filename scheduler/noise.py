@@ -1,4 +1,4 @@
-"""Normal noise for a seed, equal to PyTorch's CPU generator, so that seeds give diffusers' pictures.
+"""Normal noise for a seed, equal to PyTorch's CPU generator: seeds give diffusers' pictures.
 
 The layout is read off PyTorch's behaviour (ATen's CPU normal kernels): MT19937 seeded with the low
 32 bits; 16 values or more take one 32-bit word each and pass Box-Muller in blocks of 16; fewer take

@@ -37,7 +37,8 @@ class NoiseConstants:
         )
         alphas = np.float32(1) - roots * roots
         alphas_cumprod = np.cumprod(alphas, dtype=np.float64).astype(np.float32)
-        return np.sqrt((np.float32(1) - alphas_cumprod) / alphas_cumprod)
+        sigmas: NDArray[np.float32] = np.sqrt((np.float32(1) - alphas_cumprod) / alphas_cumprod)
+        return sigmas
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -25,8 +25,12 @@ def open_session(
     options = options or SessionOptions()
     match device:
         case "cpu" | "openvino" | "cuda":
-            from .onnxruntime import OnnxRuntimeSession
-
+            try:
+                from .onnxruntime import OnnxRuntimeSession
+            except ImportError as error:
+                raise DeviceUnavailable(
+                    f"ONNX Runtime is not installed ({error}); `pip install 'lightfill[{device}]'`"
+                ) from error
             return OnnxRuntimeSession(bundle, component, device, options)
         case "null":
             from .null import NullSession

@@ -35,7 +35,9 @@ class NullSession(Session):
         sizes = _sizes(self._contract.inputs, feed)
         results = {}
         for name, tensor in self._contract.outputs.items():
-            shape = tuple(_resolve(dimension, sizes, self._open_width) for dimension in tensor.shape)
+            shape = tuple(
+                _resolve(dimension, sizes, self._open_width) for dimension in tensor.shape
+            )
             if shape not in self._constants:
                 self._constants[shape] = np.zeros(shape, np.float32)
                 self._constants[shape].flags.writeable = False
@@ -48,8 +50,7 @@ class NullSession(Session):
 
 def _widths(bundle: Bundle) -> dict[str, int]:
     return {
-        name: bundle.token_embedding(name).shape[1]
-        for name in ("text_encoder", "text_encoder_2")
+        name: bundle.token_embedding(name).shape[1] for name in ("text_encoder", "text_encoder_2")
     }
 
 

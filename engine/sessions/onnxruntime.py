@@ -2,7 +2,7 @@
 
 ONNX Runtime on its own runs on the CPU whenever a provider is absent or refuses a node, with a
 warning at most (onnxruntime issues 17801, 23372, 26994). Two guards make that an error here: the
-session refuses nodes left to the CPU, and the provider in charge is compared with the one asked for.
+session refuses nodes left to the CPU, and the provider in charge must be the one asked for.
 """
 
 import threading

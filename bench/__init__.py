@@ -1,0 +1,1 @@
+"""Latency, measured: what the host costs, and peers."""

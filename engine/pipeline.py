@@ -1,0 +1,367 @@
+"""Inpainter: one request from a photo, a mask and a prompt to pictures, top to bottom."""
+
+import hashlib
+import os
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any, Self, cast
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from ..scheduler import NoiseConstants, Schedule, TorchNoise, first_step, trailing_schedule
+from . import vae
+from .bundle import Bundle
+from .cache import ByteBoundedCache
+from .canvas import (
+    Canvas,
+    choose_window,
+    full_size_mask,
+    latent_mask,
+    mask_bounds,
+    pad_to_multiple,
+    place,
+    resize_pixels,
+)
+from .composite import MAX_FEATHER, composite
+from .denoise import Blend, Known, OnStep, denoise, reporter, starting_latents
+from .errors import InvalidInput, SessionError
+from .images import MAX_PIXELS, ImageSource, Photo, decode_mask, decode_photo
+from .request import ImageSize, Request, check_size, validated
+from .result import Result, Timings
+from .sessions import Session, SessionOptions, open_session
+from .text import Conditioning, TextConditioner
+from .textual_inversion import DEFAULT_TOKENS, TextualInversion, load_textual_inversion
+
+Latents = NDArray[np.float32]
+
+CACHE_BYTES = 256 << 20
+
+
+@dataclass(frozen=True)
+class Embedding:
+    """A textual inversion to use: a safetensors file and the tokens that stand for its vectors."""
+
+    path: str | os.PathLike[str]
+    tokens: Sequence[str] = DEFAULT_TOKENS
+
+
+class Inpainter:
+    """A bundle opened on a device. Thread-safe; use as a context manager or call `close`."""
+
+    def __init__(
+        self,
+        bundle: Bundle,
+        device: str = "cpu",
+        options: SessionOptions | None = None,
+        *,
+        cache_bytes: int = CACHE_BYTES,
+        batch_size: int = 1,
+        max_pixels: int = MAX_PIXELS,
+    ) -> None:
+        """See `open`, which most callers want."""
+        self.bundle = bundle
+        self.device = device
+        self._options = options
+        self._batch_size = batch_size
+        self._max_pixels = max_pixels
+        self._sessions: dict[str, Session] = {}
+        self._opening = threading.Lock()
+        self._open: ExitStack | None = ExitStack()
+        try:
+            towers = self._session("text_encoder"), self._session("text_encoder_2")
+            self._vae_encoder = self._session("vae_encoder")
+            self._vae_decoder = self._session("vae_decoder")
+            self._text = TextConditioner(bundle, *towers)
+        except BaseException:
+            self.close()
+            raise
+        self._conditionings = ByteBoundedCache[Conditioning](cache_bytes // 4)
+        self._posteriors = ByteBoundedCache[vae.Posterior](cache_bytes - cache_bytes // 4)
+
+    @classmethod
+    def open(
+        cls,
+        bundle: str | os.PathLike[str] | None = None,
+        device: str = "cpu",
+        *,
+        threads: int | None = None,
+        memory_arena: bool = True,
+        device_index: int = 0,
+        cache_bytes: int = CACHE_BYTES,
+        batch_size: int = 1,
+        max_pixels: int = MAX_PIXELS,
+    ) -> Self:
+        """Open the bundle in a directory (None: the embedded demo model) on `device`.
+
+        device: "cpu", "openvino", "cuda", or "null" (constant outputs, to measure the host).
+        threads, memory_arena, device_index: see `SessionOptions`.
+        cache_bytes: bound for remembered prompts and encoded photos together; 0 remembers nothing.
+        batch_size: pictures per UNet call when `num_images` asks for several.
+        max_pixels: larger photos and masks are refused before they are decoded.
+
+        UNets are loaded when their step count is first used. Raises BundleError or
+        DeviceUnavailable; never another device than the one asked for.
+        """
+        options = SessionOptions(
+            threads=threads, memory_arena=memory_arena, device_index=device_index
+        )
+        return cls(
+            Bundle.open(bundle),
+            device,
+            options,
+            cache_bytes=cache_bytes,
+            batch_size=batch_size,
+            max_pixels=max_pixels,
+        )
+
+    def __call__(
+        self,
+        image: ImageSource,
+        mask: ImageSource,
+        prompt: str,
+        *,
+        image_size: ImageSize = "square_hd",
+        steps: int = 4,
+        strength: float = 0.95,
+        seed: int | None = None,
+        num_images: int = 1,
+        embeddings: Sequence[Embedding | Mapping[str, Any]] = (),
+        fit: str = "crop",
+        crop_to_mask: float | None = None,
+        feather: int = 8,
+        blend: str = "context",
+        composite: bool = True,
+        on_step: OnStep | None = None,
+    ) -> Result:
+        """Repaint the white part of `mask` in `image` as `prompt` says.
+
+        image, mask: bytes, path, PIL picture or array; the mask is stretched over the photo.
+        image_size: preset, "WIDTHxHEIGHT", (width, height), {"width", "height"}, or "source".
+        steps: 1, 2, 4 or 8, as the bundle has; selects the UNet. strength: 0.01..1.
+        seed: 0..2**64-1, None draws one. Picture k of `num_images` (1..8) has seed + k.
+        embeddings: textual inversions, as `Embedding` or {"path", "tokens"}.
+        fit: "crop", "stretch" or "pad" a photo of another shape than image_size.
+        crop_to_mask: let the model see only the mask's surroundings, grown by this fraction (0..4),
+            at image_size; the result is pasted into the photo, which keeps its own size.
+        feather: width in pixels (0..64) of the soft edge inside the mask, at the working size.
+        blend, composite: "diffusers" and False give diffusers' pictures, for comparisons.
+        on_step: called with `Progress` after each UNet call; returning False cancels.
+
+        Raises InvalidInput, ComponentMissing, Cancelled, SessionError.
+        """
+        start = time.perf_counter()
+        request = validated(
+            prompt=prompt, image_size=image_size, steps=steps, strength=strength, seed=seed,
+            num_images=num_images, fit=fit, crop_to_mask=crop_to_mask, feather=feather,
+            blend=blend, composite=composite,
+        )  # fmt: skip
+        unet, schedule = self._unet(request)
+        inversions = self._inversions(embeddings)
+        timings = Timings()
+
+        with timings.measure("prepare"):
+            photo = decode_photo(image, max_pixels=self._max_pixels)
+            marks = _marks(decode_mask(mask, max_pixels=self._max_pixels), photo, request)
+            canvas = _canvas(photo, marks, request)
+            pixels = cast(NDArray[np.uint8], pad_to_multiple(canvas.pixels, "edge"))
+        with timings.measure("text"):
+            conditioning = self._conditioning(request.prompt, inversions)
+        with timings.measure("vae_encode"):
+            posterior = self._posterior(pixels)
+        batches = _batches(request.seeds, self._batch_size)
+        report = reporter(on_step, schedule.steps * len(batches), timings.unet)
+        painted: list[NDArray[np.uint8]] = []
+        for known in _known(request, posterior, canvas, batches):
+            sigma = float(schedule.sigmas[0])
+            x = starting_latents(known, sigma, pure_noise=request.strength == 1.0)
+            x = denoise(unet, x, known, schedule, conditioning, request.blend, report)
+            with timings.measure("vae_decode"):
+                painted += vae.decode(self._vae_decoder, x, self._scaling_factor)
+        with timings.measure("composite"):
+            source, region = _target(photo, marks, canvas, request)
+            images = [_finished(picture, source, region, canvas, request) for picture in painted]
+        timings.total = time.perf_counter() - start
+        return Result(
+            images=tuple(_picture(pixels, photo.icc_profile) for pixels in images),
+            source=source,
+            mask=region,
+            prompt=request.prompt,
+            truncated_prompt=conditioning.truncated,
+            seeds=request.seeds,
+            steps=request.steps,
+            effective_steps=schedule.steps,
+            strength=request.strength,
+            device=self.device,
+            timings=timings,
+        )
+
+    def close(self) -> None:
+        """Free every session; requests afterwards raise SessionError. Closing twice is fine."""
+        with self._opening:
+            opened, self._open = self._open, None
+            self._sessions.clear()
+        if opened is not None:
+            opened.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    @property
+    def _scaling_factor(self) -> float:
+        return self.bundle.manifest.vae.scaling_factor
+
+    def _session(self, component: str) -> Session:
+        """The session of a component, loaded when first asked for and kept until `close`."""
+        with self._opening:
+            if self._open is None:
+                raise SessionError("this Inpainter is closed; open a new one")
+            if component not in self._sessions:
+                session = open_session(self.bundle, component, self.device, self._options)
+                self._sessions[component] = self._open.enter_context(session)
+            return self._sessions[component]
+
+    def _unet(self, request: Request) -> tuple[Session, Schedule]:
+        """The UNet of the asked step count and the part of its schedule that strength leaves."""
+        entry = self.bundle.unet(request.steps)
+        constants = self.bundle.manifest.scheduler
+        schedule = trailing_schedule(
+            request.steps,
+            entry.prediction,
+            NoiseConstants(
+                num_train_timesteps=constants.num_train_timesteps,
+                beta_start=constants.beta_start,
+                beta_end=constants.beta_end,
+            ),
+        )
+        start = first_step(request.steps, request.strength)
+        return self._session(entry.component), schedule.starting_at(start)
+
+    def _inversions(
+        self, embeddings: Sequence[Embedding | Mapping[str, Any]]
+    ) -> list[TextualInversion]:
+        inversions = []
+        for given in embeddings:
+            embedding = given if isinstance(given, Embedding) else _embedding(given)
+            inversion = load_textual_inversion(embedding.path, embedding.tokens)
+            self._text.check_widths(inversion)
+            inversions.append(inversion)
+        return inversions
+
+    def _conditioning(self, prompt: str, inversions: Sequence[TextualInversion]) -> Conditioning:
+        key = (prompt, *(inversion.digest for inversion in inversions))
+        return self._conditionings.get_or_compute(
+            key, lambda: self._text.encode(prompt, inversions)
+        )
+
+    def _posterior(self, pixels: NDArray[np.uint8]) -> vae.Posterior:
+        content = hashlib.blake2b(np.ascontiguousarray(pixels).data, digest_size=32)
+        key = (pixels.shape, content.digest())
+        return self._posteriors.get_or_compute(
+            key, lambda: vae.encode(self._vae_encoder, pixels, self._scaling_factor)
+        )
+
+
+def _embedding(given: Mapping[str, Any]) -> Embedding:
+    if "path" not in given or set(given) - {"path", "tokens"}:
+        raise InvalidInput("embeddings", f"needs path and optionally tokens, got {dict(given)}")
+    return Embedding(given["path"], tuple(given.get("tokens", DEFAULT_TOKENS)))
+
+
+def _marks(mask: NDArray[np.uint8], photo: Photo, request: Request) -> NDArray[np.uint8]:
+    """The mask as later stages use it: at the photo's size where the result will be."""
+    if request.crop_to_mask is None:
+        return mask
+    return full_size_mask(mask, photo.size).astype(np.uint8) * np.uint8(255)
+
+
+def _canvas(photo: Photo, marks: NDArray[np.uint8], request: Request) -> Canvas:
+    size = request.image_size or check_size(*photo.size)
+    bounds = mask_bounds(marks, photo.size)
+    window = choose_window(photo.size, size, bounds, request.fit, request.crop_to_mask)
+    return place(photo.pixels, marks, window, size, lanczos_mask=request.blend is Blend.DIFFUSERS)
+
+
+def _batches(seeds: Sequence[int], batch_size: int) -> list[Sequence[int]]:
+    return [seeds[i : i + batch_size] for i in range(0, len(seeds), batch_size)]
+
+
+def _known(
+    request: Request, posterior: vae.Posterior, canvas: Canvas, batches: Sequence[Sequence[int]]
+) -> Iterator[Known]:
+    """The known latents of each batch, with the noise diffusers would draw from its seeds.
+
+    diffusers draws the posterior sample before the noise, from the first image's generator only.
+    Here every seed makes that draw, so that picture k is the same alone; the sample itself is used
+    for parity only, and the posterior's mean, which repeats exactly, otherwise.
+    """
+    parity = request.blend is Blend.DIFFUSERS
+    padded = cast(NDArray[np.bool_], pad_to_multiple(canvas.mask, "constant"))
+    mask = latent_mask(padded, nearest=parity)
+    shape = posterior.mean.shape
+    clean = posterior.mean
+    for batch in batches:
+        noise = []
+        for seed in batch:
+            stream = TorchNoise(seed)
+            if not parity or seed == request.seed:
+                draw = stream.normal(shape)
+                clean = posterior.sample(draw) if parity else clean
+            noise.append(stream.normal(shape))
+        yield Known(clean, np.concatenate(noise), mask)
+
+
+def _target(
+    photo: Photo, marks: NDArray[np.uint8], canvas: Canvas, request: Request
+) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
+    """What pictures are composited onto, and where: the canvas, or the photo (`crop_to_mask`)."""
+    if request.crop_to_mask is None:
+        return canvas.pixels, canvas.mask
+    return photo.pixels, marks > 0
+
+
+def _finished(
+    picture: NDArray[np.uint8],
+    source: NDArray[np.uint8],
+    region: NDArray[np.bool_],
+    canvas: Canvas,
+    request: Request,
+) -> NDArray[np.uint8]:
+    """A decoded picture put into its target: cut to size, scaled back, blended inside the mask."""
+    width, height = canvas.size
+    picture = picture[:height, :width]
+    feather = request.feather
+    place_on_source = (slice(None), slice(None))
+    if request.crop_to_mask is not None:
+        box, window = canvas.photo_box, canvas.window.inside((source.shape[1], source.shape[0]))
+        place_on_source = (slice(window.top, window.bottom), slice(window.left, window.right))
+        part = picture[box.top : box.bottom, box.left : box.right]
+        picture = resize_pixels(part, (window.width, window.height))
+        feather = min(round(feather * canvas.window.width / width), MAX_FEATHER)
+    if request.composite:
+        picture = composite(source[place_on_source], picture, region[place_on_source], feather)
+    if request.crop_to_mask is None:
+        return picture
+    finished = source.copy()
+    finished[place_on_source] = picture
+    return finished
+
+
+def _picture(pixels: NDArray[np.uint8], icc_profile: bytes | None) -> Image.Image:
+    picture = Image.fromarray(np.ascontiguousarray(pixels))
+    if icc_profile:
+        picture.info["icc_profile"] = icc_profile
+    return picture

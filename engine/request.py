@@ -1,0 +1,154 @@
+"""One request's options, checked once and resolved; what comes after trusts them."""
+
+import secrets
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from math import isnan
+from typing import Any, TypeVar
+
+import numpy as np
+
+from .canvas import Fit
+from .composite import MAX_FEATHER
+from .denoise import Blend
+from .errors import InvalidInput
+
+IMAGE_SIZES: Mapping[str, tuple[int, int]] = {
+    "square_hd": (1024, 1024),
+    "square": (512, 512),
+    "portrait_4_3": (768, 1024),
+    "portrait_16_9": (576, 1024),
+    "landscape_4_3": (1024, 768),
+    "landscape_16_9": (1024, 576),
+}
+"""fal's presets: (width, height) in pixels."""
+
+SOURCE_SIZE = "source"
+MIN_SIDE, MAX_SIDE = 64, 2048
+MAX_IMAGES = 8
+MIN_STRENGTH = 0.01
+MAX_CROP_PADDING = 4.0
+_SEEDS = 2**32  # PyTorch's CPU generator uses 32 bits of a seed
+
+ImageSize = str | tuple[int, int] | Mapping[str, int]
+Choice = TypeVar("Choice", Fit, Blend)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """Validated options of one call; see `Inpainter.__call__` for their meaning."""
+
+    prompt: str
+    image_size: tuple[int, int] | None
+    """(width, height), or None for the photo's own."""
+    steps: int
+    strength: float
+    seeds: tuple[int, ...]
+    fit: Fit
+    crop_to_mask: float | None
+    feather: int
+    blend: Blend
+    composite: bool
+
+    @property
+    def seed(self) -> int:
+        """The first image's seed."""
+        return self.seeds[0]
+
+
+def validated(
+    *,
+    prompt: Any,
+    image_size: Any,
+    steps: Any,
+    strength: Any,
+    seed: Any,
+    num_images: Any,
+    fit: Any,
+    crop_to_mask: Any,
+    feather: Any,
+    blend: Any,
+    composite: Any,
+) -> Request:
+    """Check every option; raises InvalidInput that names the field and what it may be."""
+    if not isinstance(prompt, str):
+        raise InvalidInput("prompt", f"must be text, got {type(prompt).__name__}")
+    count = _integer("num_images", num_images, 1, MAX_IMAGES)
+    first = secrets.randbelow(_SEEDS) if seed is None else _integer("seed", seed, 0, 2**64 - 1)
+    padding = crop_to_mask
+    if padding is not None:
+        padding = _number("crop_to_mask", padding, 0.0, MAX_CROP_PADDING)
+    return Request(
+        prompt=prompt,
+        image_size=resolve_image_size(image_size),
+        steps=_integer("steps", steps, 1, 1000),
+        strength=_number("strength", strength, MIN_STRENGTH, 1.0),
+        seeds=tuple((first + i) % 2**64 for i in range(count)),
+        fit=_choice("fit", fit, Fit),
+        crop_to_mask=padding,
+        feather=_integer("feather", feather, 0, MAX_FEATHER),
+        blend=_choice("blend", blend, Blend),
+        composite=bool(composite),
+    )
+
+
+def resolve_image_size(image_size: Any) -> tuple[int, int] | None:
+    """(width, height) of a preset, "WIDTHxHEIGHT", pair or mapping; None for "source"."""
+    if image_size == SOURCE_SIZE:
+        return None
+    if isinstance(image_size, str):
+        if image_size in IMAGE_SIZES:
+            return IMAGE_SIZES[image_size]
+        width, cross, height = image_size.partition("x")
+        if not cross or not width.isdecimal() or not height.isdecimal():
+            raise InvalidInput(
+                "image_size",
+                f"{image_size!r} is neither WIDTHxHEIGHT nor one of "
+                f"{', '.join(IMAGE_SIZES)}, {SOURCE_SIZE}",
+            )
+        return check_size(int(width), int(height))
+    if isinstance(image_size, Mapping):
+        unknown = set(image_size) - {"width", "height"}
+        if unknown or len(image_size) != 2:
+            raise InvalidInput("image_size", f"needs width and height, got {dict(image_size)}")
+        return check_size(image_size["width"], image_size["height"])
+    if isinstance(image_size, Sequence) and len(image_size) == 2:
+        return check_size(image_size[0], image_size[1])
+    raise InvalidInput(
+        "image_size", f"{image_size!r} is no size; use a preset, (width, height) or 'WIDTHxHEIGHT'"
+    )
+
+
+def check_size(width: Any, height: Any) -> tuple[int, int]:
+    """Both sides as ints in 64..2048."""
+    return (
+        _integer("image_size", width, MIN_SIDE, MAX_SIDE),
+        _integer("image_size", height, MIN_SIDE, MAX_SIDE),
+    )
+
+
+def _integer(field: str, value: Any, low: int, high: int) -> int:
+    if isinstance(value, str) and value.isdecimal():  # fal's schema spells steps as text
+        value = int(value)
+    if isinstance(value, bool) or not isinstance(value, int | np.integer):
+        raise InvalidInput(field, f"must be a whole number from {low} to {high}, got {value!r}")
+    if not low <= value <= high:
+        raise InvalidInput(field, f"must be from {low} to {high}, got {value}")
+    return int(value)
+
+
+def _number(field: str, value: Any, low: float, high: float) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float | np.number) or isnan(value):
+        raise InvalidInput(field, f"must be a number from {low:g} to {high:g}, got {value!r}")
+    if not low <= value <= high:
+        raise InvalidInput(field, f"must be from {low:g} to {high:g}, got {value:g}")
+    return float(value)
+
+
+def _choice(field: str, value: Any, kind: type[Choice]) -> Choice:
+    try:
+        return kind(value)
+    except ValueError:
+        raise InvalidInput(
+            field, f"{value!r} is not one of {', '.join(member.value for member in kind)}"
+        ) from None
