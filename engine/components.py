@@ -87,11 +87,20 @@ VAE_ENCODER = Contract(
 VAE_DECODER = Contract(inputs={"latents": _LATENTS}, outputs={"images": _PIXELS})
 """Unscaled latents -> pixels, nominally in [-1, 1]."""
 
+SAFETY_CHECKER = Contract(
+    inputs={"pixel_values": Tensor(("batch", 3, 224, 224), "float32")},
+    outputs={"score": Tensor(("batch",), "float32")},
+)
+"""CLIP-normalised pictures -> one score each; above 0 the picture is not safe for work."""
+
 CONTRACTS: Mapping[str, Contract] = {
     "text_encoder": TEXT_ENCODER,
     "text_encoder_2": TEXT_ENCODER_2,
     "unet": UNET,
     "vae_encoder": VAE_ENCODER,
     "vae_decoder": VAE_DECODER,
+    "safety_checker": SAFETY_CHECKER,
 }
-"""Contract by role. A bundle may hold several components of role "unet", one per step count."""
+"""Contract by role; all but the safety checker are required.
+
+A bundle may hold several components of role "unet", one per step count."""

@@ -15,7 +15,9 @@ MANIFEST_NAME = "lightfill.json"
 SCHEMA_VERSION = 1
 
 Arithmetic = Literal["float32", "float16"]
-Role = Literal["text_encoder", "text_encoder_2", "unet", "vae_encoder", "vae_decoder"]
+Role = Literal[
+    "text_encoder", "text_encoder_2", "unet", "vae_encoder", "vae_decoder", "safety_checker"
+]
 
 
 def _inside_bundle(path: str) -> str:

@@ -34,6 +34,7 @@ from .errors import InvalidInput, SessionError
 from .images import MAX_PIXELS, ImageSource, Photo, decode_mask, decode_photo
 from .request import ImageSize, Request, check_size, validated
 from .result import Result, Timings
+from .safety import blacked_out, is_unsafe
 from .sessions import Session, SessionOptions, open_session
 from .text import Conditioning, TextConditioner
 from .textual_inversion import DEFAULT_TOKENS, TextualInversion, load_textual_inversion
@@ -137,6 +138,7 @@ class Inpainter:
         feather: int = 8,
         blend: str = "context",
         composite: bool = True,
+        enable_safety_checker: bool | None = None,
         on_step: OnStep | None = None,
     ) -> Result:
         """Repaint the white part of `mask` in `image` as `prompt` says.
@@ -151,6 +153,8 @@ class Inpainter:
             at image_size; the result is pasted into the photo, which keeps its own size.
         feather: width in pixels (0..64) of the soft edge inside the mask, at the working size.
         blend, composite: "diffusers" and False give diffusers' pictures, for comparisons.
+        enable_safety_checker: None checks if the bundle has a checker, True demands one, False
+            skips it. Flagged pictures come back black.
         on_step: called with `Progress` after each UNet call; returning False cancels.
 
         Raises InvalidInput, ComponentMissing, Cancelled, SessionError.
@@ -162,6 +166,7 @@ class Inpainter:
             blend=blend, composite=composite,
         )  # fmt: skip
         unet, schedule = self._unet(request)
+        checker = self._safety_checker(enable_safety_checker)
         inversions = self._inversions(embeddings)
         timings = Timings()
 
@@ -186,6 +191,9 @@ class Inpainter:
         with timings.measure("composite"):
             source, region = _target(photo, marks, canvas, request)
             images = [_finished(picture, source, region, canvas, request) for picture in painted]
+        with timings.measure("safety"):
+            flags = [checker is not None and is_unsafe(checker, pixels) for pixels in images]
+            images = [blacked_out(p) if f else p for p, f in zip(images, flags, strict=True)]
         timings.total = time.perf_counter() - start
         return Result(
             images=tuple(_picture(pixels, photo.icc_profile) for pixels in images),
@@ -198,6 +206,8 @@ class Inpainter:
             effective_steps=schedule.steps,
             strength=request.strength,
             device=self.device,
+            safety_checked=checker is not None,
+            has_nsfw_concepts=tuple(flags),
             timings=timings,
         )
 
@@ -249,6 +259,13 @@ class Inpainter:
         )
         start = first_step(request.steps, request.strength)
         return self._session(entry.component), schedule.starting_at(start)
+
+    def _safety_checker(self, wanted: bool | None) -> Session | None:
+        """The bundle's checker; None where it is not wanted, or there is none to want."""
+        name = "safety_checker"
+        if wanted is False or (wanted is None and name not in self.bundle.manifest.components):
+            return None
+        return self._session(name)
 
     def _inversions(
         self, embeddings: Sequence[Embedding | Mapping[str, Any]]

@@ -26,6 +26,7 @@ class Timings:
     unet: list[float] = field(default_factory=list)
     vae_decode: float = 0.0
     composite: float = 0.0
+    safety: float = 0.0
     total: float = 0.0
 
     @contextmanager
@@ -46,6 +47,7 @@ class Timings:
             "unet": list(self.unet),
             "vae_decode": self.vae_decode,
             "composite": self.composite,
+            "safety": self.safety,
             "total": self.total,
         }
 
@@ -60,6 +62,7 @@ class Result:
         (height, width), True where the model painted. Outside it, pixels equal `source`.
     seeds: the seed of each picture; picture k alone is what `seed=seeds[k]` gives.
     effective_steps: UNet calls per picture after `strength` (scheduler.strength).
+    safety_checked, has_nsfw_concepts: whether a checker ran, and which pictures it blacked out.
     truncated_prompt: the end of the prompt the 77-token window had no room for, or None.
     """
 
@@ -73,6 +76,8 @@ class Result:
     effective_steps: int
     strength: float
     device: str
+    safety_checked: bool
+    has_nsfw_concepts: tuple[bool, ...]
     timings: Timings
 
     @property

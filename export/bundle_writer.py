@@ -19,7 +19,6 @@ import numpy as np
 import torch
 from transformers import CLIPTokenizer
 
-from ..engine.components import CONTRACTS
 from ..engine.errors import ExportError
 from ..engine.manifest import (
     MANIFEST_NAME,
@@ -99,7 +98,7 @@ def _write(
     on_component: Callable[[str, Arithmetic], None],
 ) -> Manifest:
     components = {
-        role: _write_component(checkpoint, root, role, options, on_component) for role in CONTRACTS
+        role: _write_component(checkpoint, root, role, options, on_component) for role in WRAPPERS
     }
     tokenizers = _write_tokenizers(checkpoint, root)
     licences = _copy_licences(checkpoint, root)

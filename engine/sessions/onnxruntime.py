@@ -122,7 +122,8 @@ def _openvino_cpu() -> "ort.OrtEpDevice":
         if device.ep_name == name and device.ep_metadata.get("ov_device") == "CPU":
             return device
     raise DeviceUnavailable(
-        "the OpenVINO plugin offers no CPU device on this machine; use --device cpu"
+        "the OpenVINO plugin offers no CPU device here: it lists Intel processors only "
+        "(microsoft/onnxruntime pull request 31981); use --device cpu"
     )
 
 

@@ -1,0 +1,50 @@
+# Every target sets up the environment it needs; none needs another command before it.
+
+PYTHON ?= python3
+PIP_FLAGS = --quiet --disable-pip-version-check
+
+DEMO = .venv/.installed
+DEV = .venv-dev/.installed
+IN_DEV = .venv-dev/bin
+
+.PHONY: demo test check fix bench demo-bundle clean
+
+demo: $(DEMO)            ## inpaint a real photo with the embedded model
+	.venv/bin/python examples/demo.py
+
+test: $(DEV)             ## every test that needs no GPU
+	$(IN_DEV)/python -m pytest -m "not gpu" $(PYTEST_FLAGS)
+
+check: $(DEV)            ## lint, types, import rules
+	$(IN_DEV)/ruff check .
+	$(IN_DEV)/ruff format --check .
+	MYPYPATH=.venv-dev/typing $(IN_DEV)/mypy -p lightfill
+	$(IN_DEV)/lint-imports
+
+fix: $(DEV)              ## apply the formatter and safe lint fixes
+	$(IN_DEV)/ruff format .
+	$(IN_DEV)/ruff check --fix .
+
+bench: $(DEMO)           ## what the host costs around the model
+	.venv/bin/python -m lightfill.bench.host_overhead
+
+demo-bundle: $(DEV)      ## export the embedded model again from its checkpoint
+	$(IN_DEV)/python -m lightfill.export.demo_bundle
+
+clean:
+	rm -rf .venv .venv-dev out build *.egg-info
+
+# The demo's environment has no torch: what a user of the library installs, and nothing else.
+$(DEMO): pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "lightfill needs Python 3.11 or newer: make PYTHON=python3.11 $(MAKECMDGOALS)")'
+	$(PYTHON) -m venv .venv
+	.venv/bin/python -m pip install $(PIP_FLAGS) -e '.[cpu]'
+	@touch $@
+
+# mypy is shown the package under its own name, whatever the checkout's directory is called.
+$(DEV): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "lightfill needs Python 3.11 or newer: make PYTHON=python3.11 $(MAKECMDGOALS)")'
+	$(PYTHON) -m venv .venv-dev
+	.venv-dev/bin/python -m pip install $(PIP_FLAGS) -c constraints.txt -e '.[dev]'
+	mkdir -p .venv-dev/typing && ln -sfn ../.. .venv-dev/typing/lightfill
+	@touch $@

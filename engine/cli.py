@@ -1,0 +1,280 @@
+"""`lightfill ...`: the command line. Errors end as one sentence on stderr and a non-zero status."""
+
+import json
+import logging
+import sys
+import warnings
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from .errors import InvalidInput, LightfillError
+
+EXIT_FAILED = 1
+EXIT_BAD_INPUT = 2
+EXIT_INTERRUPTED = 130
+
+app = typer.Typer(
+    name="lightfill",
+    help="SDXL-Lightning inpainting on your own hardware.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+)
+_screen = Console(stderr=True)
+_out = Console()
+
+
+def main() -> None:
+    """Entry point of the `lightfill` command."""
+    logging.basicConfig(level=logging.WARNING, format="lightfill: %(message)s")
+    # Our own pixel limit, with its own message, comes right after Pillow's warning would.
+    warnings.filterwarnings("ignore", message=".*decompression bomb", category=Warning)
+    try:
+        app()
+    except InvalidInput as error:
+        _fail(error, EXIT_BAD_INPUT)
+    except LightfillError as error:
+        _fail(error, EXIT_FAILED)
+    except KeyboardInterrupt:
+        _screen.print("interrupted")
+        sys.exit(EXIT_INTERRUPTED)
+
+
+@app.command()
+def inpaint(
+    image: Annotated[Path, typer.Option(help="The photo.")],
+    mask: Annotated[Path, typer.Option(help="Its mask: white is repainted.")],
+    prompt: Annotated[str, typer.Option(help="What to paint there.")],
+    output: Annotated[
+        Path | None, typer.Option(help="Where to write: .png, .jpg. [default: IMAGE-inpainted.png]")
+    ] = None,
+    image_size: Annotated[
+        str, typer.Option(help='Preset (square_hd, portrait_4_3, ...), WIDTHxHEIGHT or "source".')
+    ] = "square_hd",
+    steps: Annotated[int, typer.Option(help="1, 2, 4 or 8, as the bundle has.")] = 4,
+    strength: Annotated[float, typer.Option(help="How far to leave the photo, 0.01 to 1.")] = 0.95,
+    seed: Annotated[int | None, typer.Option(help="Random if not given; it is printed.")] = None,
+    num_images: Annotated[int, typer.Option(help="1 to 8, with seeds SEED, SEED+1, ...")] = 1,
+    file_format: Annotated[
+        str | None, typer.Option("--format", help="jpeg or png. [default: as OUTPUT ends]")
+    ] = None,
+    fit: Annotated[
+        str, typer.Option(help="A photo of another shape is: crop, stretch or pad.")
+    ] = "crop",
+    crop_to_mask: Annotated[
+        float | None,
+        typer.Option(
+            metavar="FRACTION",
+            help="Paint only the mask's surroundings, grown by this; the photo keeps its size.",
+        ),
+    ] = None,
+    feather: Annotated[int, typer.Option(help="Soft edge inside the mask, pixels.")] = 8,
+    embedding: Annotated[
+        list[str] | None,
+        typer.Option(metavar="FILE[=TOKEN,TOKEN]", help="Textual inversion; may be repeated."),
+    ] = None,
+    bundle: Annotated[
+        Path | None, typer.Option(help="Model bundle. [default: the embedded demo model]")
+    ] = None,
+    device: Annotated[str, typer.Option(help="cpu, openvino or cuda.")] = "cpu",
+    threads: Annotated[int | None, typer.Option(help="CPU threads. [default: all cores]")] = None,
+    safety_checker: Annotated[
+        bool | None,
+        typer.Option(
+            "--safety-checker/--no-safety-checker",
+            help="Demand or skip the bundle's checker. [default: run it if the bundle has one]",
+        ),
+    ] = None,
+    blend: Annotated[str, typer.Option(help="context, or diffusers for parity.")] = "context",
+    composite: Annotated[
+        bool, typer.Option(help="Put the photo's own pixels back outside the mask.")
+    ] = True,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
+) -> None:
+    """Repaint the white part of MASK in IMAGE as PROMPT says."""
+    from .pipeline import Embedding, Inpainter
+    from .request import validated
+
+    target = _output_path(output, file_format, image)
+    options: dict[str, Any] = {
+        "image_size": image_size, "steps": steps, "strength": strength, "seed": seed,
+        "num_images": num_images, "fit": fit, "crop_to_mask": crop_to_mask,
+        "feather": feather, "blend": blend, "composite": composite,
+    }  # fmt: skip
+    validated(prompt=prompt, **options)  # before a model is loaded
+    embeddings = [
+        Embedding(path, tuple(tokens.split(","))) if tokens else Embedding(path)
+        for path, _, tokens in (given.partition("=") for given in embedding or [])
+    ]
+    with (
+        Inpainter.open(bundle, device, threads=threads) as inpainter,
+        _progress(hidden=as_json) as progress,
+    ):
+        task = progress.add_task("denoising", total=None)
+        result = inpainter(
+            image,
+            mask,
+            prompt,
+            embeddings=embeddings,
+            enable_safety_checker=safety_checker,
+            on_step=lambda at: progress.update(task, completed=at.step, total=at.of),
+            **options,
+        )
+    paths = [result.save(path, i) for i, path in enumerate(_numbered(target, num_images))]
+    report = _report(result, paths)
+    if as_json:
+        print(json.dumps(report, indent=1))
+    else:
+        _print_report(report)
+
+
+@app.command()
+def doctor() -> None:
+    """Show what this machine can run, and how to get what is missing."""
+    from . import doctor as findings
+
+    _out.print(f"[bold]machine[/bold]  {findings.machine()}", soft_wrap=True)
+    for name, found in findings.runtime_versions().items():
+        _out.print(f"  {name} {found}", highlight=False)
+    for title, rows in (("device", findings.devices()), ("extra", findings.extras())):
+        table = Table(title, "", "", box=None, title_justify="left")
+        for row in rows:
+            mark = "[green]yes[/green]" if row.works else "[yellow]no[/yellow]"
+            table.add_row(row.name, mark, _plain(row.detail))
+        _out.print(table)
+
+
+@app.command()
+def info(
+    bundle: Annotated[Path | None, typer.Argument(help="[default: the embedded model]")] = None,
+    check: Annotated[bool, typer.Option(help="Read and check every file again.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the manifest.")] = False,
+) -> None:
+    """Show what a model bundle holds."""
+    from .bundle import Bundle
+
+    opened = Bundle.open(bundle, check=check)
+    manifest = opened.manifest
+    if as_json:
+        print(json.dumps(manifest.model_dump(mode="json"), indent=1))
+        return
+    table = Table("component", "role", "graphs", "weights MB", box=None)
+    for name, part in manifest.components.items():
+        weights = manifest.files[part.weights].bytes / 1e6
+        table.add_row(name, part.role, ", ".join(part.graphs), f"{weights:.1f}")
+    steps = ", ".join(
+        f"{count} ({entry.component}, {entry.prediction})"
+        for count, entry in sorted(manifest.steps.items())
+    )
+    _out.print(f"[bold]{_plain(manifest.name)}[/bold] in {_plain(str(opened.root))}")
+    _out.print(f"from {_plain(manifest.source.checkpoint)}; natural size {manifest.natural_size}")
+    _out.print(f"steps: {steps}", highlight=False)
+    _out.print(table)
+    _out.print(f"{opened.bytes_on_disk / 1e6:.1f} MB in {len(manifest.files)} files, all as listed")
+    for licence in manifest.licences:
+        _out.print(f"licence: {licence.file} ({licence.covers})", highlight=False)
+
+
+@app.command()
+def export(
+    base: Annotated[Path, typer.Option(help="An SDXL checkpoint as a diffusers folder.")],
+    out: Annotated[Path, typer.Option(help="The bundle directory to make.")],
+    steps: Annotated[str, typer.Option(help="Step counts its UNet serves.")] = "1,2,4,8",
+    name: Annotated[str | None, typer.Option(help="[default: OUT's name]")] = None,
+    natural_size: Annotated[int, typer.Option(help="Edge it was trained for.")] = 1024,
+    arithmetic: Annotated[
+        list[str] | None,
+        typer.Option(help="float32 (CPU), float16 (GPU); may be repeated. [default: both]"),
+    ] = None,
+    weights: Annotated[str, typer.Option(help="Stored precision: float16, float32.")] = "float16",
+) -> None:
+    """Turn a checkpoint into an ONNX bundle (needs lightfill[export])."""
+    try:
+        from ..export.command import export_from_command_line
+    except ImportError as error:
+        raise LightfillError(
+            f"exporting needs PyTorch and diffusers ({error}); `pip install 'lightfill[export]'`"
+        ) from error
+    with _progress(hidden=False) as progress:
+        task = progress.add_task("exporting", total=None)
+        made = export_from_command_line(
+            base=base, out=out, steps=steps, name=name or out.name, natural_size=natural_size,
+            arithmetics=arithmetic, weights=weights,
+            on_component=lambda part, kind: progress.update(task, description=f"{part} {kind}"),
+        )  # fmt: skip
+    _out.print(f"{made} is ready: `lightfill inpaint --bundle {made} ...`", highlight=False)
+
+
+def _output_path(output: Path | None, file_format: str | None, image: Path) -> Path:
+    """Where to write, its ending agreeing with --format."""
+    from .images import FORMATS, format_of
+
+    if file_format is not None and file_format not in FORMATS:
+        raise InvalidInput("format", f"{file_format!r} is not one of {', '.join(FORMATS)}")
+    target = output or Path(f"{image.stem}-inpainted.{file_format or 'png'}")
+    if file_format is not None and format_of(target) != file_format:
+        raise InvalidInput("format", f"{file_format} differs from {target}; leave one of them out")
+    format_of(target)
+    return target
+
+
+def _numbered(target: Path, count: int) -> list[Path]:
+    if count == 1:
+        return [target]
+    return [target.with_stem(f"{target.stem}-{number}") for number in range(1, count + 1)]
+
+
+def _report(result: Any, paths: list[Path]) -> dict[str, Any]:
+    from .doctor import runtime_versions
+
+    return {
+        "output": [str(path) for path in paths],
+        "seed": result.seed,
+        "seeds": list(result.seeds),
+        "steps": result.steps,
+        "effective_steps": result.effective_steps,
+        "strength": result.strength,
+        "size": list(result.image.size),
+        "prompt": result.prompt,
+        "truncated_prompt": result.truncated_prompt,
+        "safety_checked": result.safety_checked,
+        "has_nsfw_concepts": list(result.has_nsfw_concepts),
+        "device": result.device,
+        "timings": result.timings.as_dict(),
+        "versions": runtime_versions(),
+    }
+
+
+def _print_report(report: dict[str, Any]) -> None:
+    table = Table("stage", "ms", box=None)
+    for stage, seconds in report["timings"].items():
+        each = seconds if isinstance(seconds, list) else [seconds]
+        table.add_row(stage, " ".join(f"{value * 1000:.1f}" for value in each))
+    _out.print(table)
+    _out.print(
+        f"seed {report['seed']}, {report['effective_steps']} of {report['steps']} steps "
+        f"on {report['device']}",
+        highlight=False,
+    )
+    for path in report["output"]:
+        _out.print(path, soft_wrap=True, highlight=False)
+
+
+def _progress(*, hidden: bool) -> Progress:
+    columns = TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn()
+    return Progress(*columns, console=_screen, transient=True, disable=hidden)
+
+
+def _fail(error: LightfillError, status: int) -> None:
+    _screen.print(f"[bold red]error:[/bold red] {_plain(str(error))}", soft_wrap=True)
+    sys.exit(status)
+
+
+def _plain(text: str) -> str:
+    """Text that rich prints as it is, square brackets included."""
+    return text.replace("[", "\\[")

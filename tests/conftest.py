@@ -1,0 +1,22 @@
+"""Fixtures every test may use: an isolated cache directory and the embedded demo model."""
+
+from collections.abc import Iterator
+
+import pytest
+
+from lightfill.engine.pipeline import Inpainter
+
+
+@pytest.fixture(scope="session", autouse=True)
+def private_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Stamps of verified bundles go to a directory of this test run, not to the user's cache."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
+@pytest.fixture(scope="session")
+def demo_inpainter(private_cache: None) -> Iterator[Inpainter]:
+    """The embedded demo model on the CPU, opened once. Tests that close or patch open their own."""
+    with Inpainter.open() as inpainter:
+        yield inpainter
