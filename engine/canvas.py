@@ -8,6 +8,7 @@ pixels then continue; `crop_to_mask` the mask's surroundings.
 
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Literal, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,7 +21,10 @@ WORKING_MULTIPLE = 32
 """The UNet halves its latents twice: sides must be multiples of 4 latent cells of 8 pixels."""
 
 _ENLARGED_THRESHOLD = 255 // 4
+_ROUNDING = 1e-6
+"""Mask pixels by which a computed edge may miss the whole number it stands for."""
 
+Scalar = TypeVar("Scalar", bound=np.generic)
 Pixels = NDArray[np.uint8]
 Mask = NDArray[np.bool_]
 
@@ -154,14 +158,12 @@ def full_size_mask(mask: NDArray[np.uint8], photo_size: tuple[int, int]) -> Mask
     return _covering_mask(mask, whole, (width / photo_size[0], height / photo_size[1]), whole)
 
 
-def pad_to_multiple(array: NDArray[np.generic], mode: str) -> NDArray[np.generic]:
+def pad_to_multiple(array: NDArray[Scalar], mode: Literal["edge", "constant"]) -> NDArray[Scalar]:
     """Extend height and width at the bottom and right to multiples of 32, by numpy's pad `mode`."""
     down, across = (-side % WORKING_MULTIPLE for side in array.shape[:2])
     if not down and not across:
         return array
-    margins = [(0, down), (0, across), (0, 0)][: array.ndim]
-    padded: NDArray[np.generic] = np.pad(array, margins, mode=mode)  # type: ignore[call-overload]
-    return padded
+    return np.pad(array, [(0, down), (0, across), (0, 0)][: array.ndim], mode=mode)
 
 
 def latent_mask(mask: Mask, *, nearest: bool = False) -> NDArray[np.float32]:
@@ -224,19 +226,28 @@ def _covering_mask(
 ) -> Mask:
     """Threshold, then resample so that nothing painted vanishes, however thin.
 
-    Any coverage counts where an axis shrinks; enlarged, a quarter of it, which is what a single
-    pixel leaves at least in bilinear interpolation.
+    Where an axis shrinks, a pixel is painted that touches anything painted; enlarged, one painted
+    by a quarter, which is what a single pixel leaves at least in bilinear interpolation.
     """
-    painted = (mask >= MASK_THRESHOLD).astype(np.uint8) * np.uint8(255)
-    box = _scaled(source, scale)
+    painted = mask >= MASK_THRESHOLD
+    box = left, top, right, bottom = _scaled(source, scale)
+    if right - left >= target.width or bottom - top >= target.height:
+        rows = _any_touched(painted, 0, (top, bottom), target.height)
+        return _any_touched(rows, 1, (left, right), target.width)
+    picture = Image.fromarray(painted.astype(np.uint8) * np.uint8(255))
     size = target.width, target.height
-    picture = Image.fromarray(painted)
-    if box == (0, 0, *picture.size) and size == picture.size:
-        return painted > 0
-    shrinks = box[2] - box[0] >= size[0] or box[3] - box[1] >= size[1]
-    how = Image.Resampling.BOX if shrinks else Image.Resampling.BILINEAR
-    resized = np.asarray(picture.resize(size, how, box=box))
-    return resized > 0 if shrinks else resized >= _ENLARGED_THRESHOLD
+    return np.asarray(picture.resize(size, Image.Resampling.BILINEAR, box)) >= _ENLARGED_THRESHOLD
+
+
+def _any_touched(painted: Mask, axis: int, span: tuple[float, float], parts: int) -> Mask:
+    """Cut `span` of an axis into equal parts: True for those that touch a painted pixel."""
+    edges = np.linspace(*span, parts + 1)
+    first = np.floor(edges[:-1] + _ROUNDING).astype(np.intp)
+    last = np.ceil(edges[1:] - _ROUNDING).astype(np.intp) - 1
+    touched = painted.take(first, axis)
+    for offset in range(1, int((last - first).max()) + 1):
+        touched |= painted.take(np.minimum(first + offset, last), axis)
+    return touched
 
 
 def _lanczos_mask(

@@ -16,7 +16,6 @@ from .errors import InvalidInput, LightfillError
 
 EXIT_FAILED = 1
 EXIT_BAD_INPUT = 2
-EXIT_INTERRUPTED = 130
 
 app = typer.Typer(
     name="lightfill",
@@ -40,9 +39,6 @@ def main() -> None:
         _fail(error, EXIT_BAD_INPUT)
     except LightfillError as error:
         _fail(error, EXIT_FAILED)
-    except KeyboardInterrupt:
-        _screen.print("interrupted")
-        sys.exit(EXIT_INTERRUPTED)
 
 
 @app.command()
@@ -267,7 +263,9 @@ def _print_report(report: dict[str, Any]) -> None:
 
 def _progress(*, hidden: bool) -> Progress:
     columns = TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn()
-    return Progress(*columns, console=_screen, transient=True, disable=hidden)
+    return Progress(
+        *columns, console=_screen, transient=True, disable=hidden or not _screen.is_terminal
+    )
 
 
 def _fail(error: LightfillError, status: int) -> None:

@@ -1,20 +1,20 @@
 """The one exception tree.
 
-    LightfillError             500  internal_error
-      InvalidInput             422  value_error              the request is wrong; says which field
-        ImageLoadError         422  image_load_error         bytes that are not a usable picture
-        ImageTooLarge          422  image_too_large          more pixels than the limit
-        FileDownloadError      422  file_download_error      a URL or path that cannot be read
-      BundleError              500  internal_error
-        BundleNotFound         500                           no bundle in that directory
-        BundleCorrupt          500                           a file is missing, altered, malformed
-        ComponentMissing       500                           the bundle lacks a part asked for
-      DeviceUnavailable        503  runner_scheduling_failure  the runtime or device is not here
-      SessionError             500  runner_server_error      the runtime failed while running
-        NonFiniteOutput        500                           NaN or infinity left a component
-      ContractViolation        500  internal_error           wrong tensor names, dtypes or shapes
-      Cancelled                499  client_cancelled         a step callback asked to stop
-      ExportError              500  internal_error           a checkpoint that cannot be exported
+    LightfillError        500 internal_error
+      InvalidInput        422 value_error                the request is wrong; says which field
+        ImageLoadError    422 image_load_error           bytes that are not a usable picture
+        ImageTooLarge     422 image_too_large            more pixels than the limit
+        FileDownloadError 422 file_download_error        a URL or path that cannot be read
+      BundleError         500 internal_error
+        BundleNotFound    500 internal_error             no bundle in that directory
+        BundleCorrupt     500 internal_error             a file is missing, altered or malformed
+        ComponentMissing  500 internal_error             the bundle lacks a part asked for
+      DeviceUnavailable   503 runner_scheduling_failure  the runtime or device is not here
+      SessionError        500 runner_server_error        the runtime failed while running
+        NonFiniteOutput   500 runner_server_error        NaN or infinity left a component
+      ContractViolation   500 internal_error             wrong tensor names, dtypes or shapes
+      Cancelled           499 client_cancelled           a step callback asked to stop
+      ExportError         500 internal_error             a checkpoint that cannot be exported
 
 Each class carries the HTTP status and fal's `error_type` (fal protocol, "Errors"). Every message is
 one sentence that says what is wrong and ends with what to do. No foreign exception leaves the

@@ -27,6 +27,8 @@ FORMATS = {"jpeg": "JPEG", "png": "PNG"}
 
 _WHITE = (255, 255, 255, 255)
 _WIDE_MODES = ("I;16", "I;16B", "I;16L", "I;16N", "I", "F")
+_ONLY_THROUGH = {"LAB": "RGB", "La": "LA"}
+"""Modes that Pillow converts to one other mode only."""
 
 
 @dataclass(frozen=True)
@@ -88,10 +90,12 @@ def encode(picture: Image.Image, file_format: str) -> bytes:
         raise InvalidInput("format", f"{file_format!r} is not one of {', '.join(FORMATS)}")
     buffer = io.BytesIO()
     profile = picture.info.get("icc_profile")
+    bare = picture.copy()
+    bare.info = {}  # Pillow writes some of it, such as comments, unasked
     if file_format == "jpeg":
-        picture.save(buffer, "JPEG", quality=JPEG_QUALITY, icc_profile=profile)
+        bare.save(buffer, "JPEG", quality=JPEG_QUALITY, icc_profile=profile)
     else:
-        picture.save(buffer, "PNG", compress_level=PNG_LEVEL, icc_profile=profile)
+        bare.save(buffer, "PNG", compress_level=PNG_LEVEL, icc_profile=profile)
     return buffer.getvalue()
 
 
@@ -108,29 +112,36 @@ def _open(source: ImageSource, field: str, max_pixels: int) -> Image.Image:
     """The picture, upright and fully decoded, after its header passed the size check."""
     try:
         picture = _lazy(source, field)
-        width, height = picture.size
-        if width * height > max_pixels:
-            raise ImageTooLarge(
-                field,
-                f"{width}x{height} is {width * height / 1e6:.0f} megapixels, "
-                f"the limit is {max_pixels / 1e6:.0f}; scale it down first",
-            )
-        if not width or not height:
-            raise ImageLoadError(field, f"the picture is {width}x{height}: it has no pixels")
+        _check_pixel_count(picture.size, field, max_pixels)
         picture.load()
         return ImageOps.exif_transpose(picture)
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise ImageTooLarge(field, f"{error}; scale it down first") from error
+        reason = str(error).rstrip(".")
+        raise ImageTooLarge(field, f"{reason}; scale it down first") from error
     except UnidentifiedImageError:
         raise ImageLoadError(
             field, f"{_name(source)} is not a picture in a known format; use JPEG, PNG or WebP"
         ) from None
-    except (OSError, SyntaxError, ValueError, EOFError) as error:
-        if isinstance(error, InvalidInput):
-            raise
+    except InvalidInput:
+        raise
+    except Exception as error:  # codecs raise a dozen unrelated types
         raise ImageLoadError(
             field, f"{_name(source)} cannot be decoded: {error}; save it again"
         ) from error
+
+
+def _check_pixel_count(size: tuple[int, int], field: str, max_pixels: int) -> None:
+    width, height = size
+    if width * height > max_pixels:
+        raise ImageTooLarge(
+            field,
+            f"{width}x{height} is {width * height / 1e6:.0f} megapixels, "
+            f"the limit is {max_pixels / 1e6:.0f}; scale it down first",
+        )
+    if not width or not height:
+        raise ImageLoadError(
+            field, f"the picture is {width}x{height}: it has no pixels; pass another one"
+        )
 
 
 def _lazy(source: ImageSource, field: str) -> Image.Image:
@@ -145,7 +156,9 @@ def _lazy(source: ImageSource, field: str) -> Image.Image:
             data = Path(source).read_bytes()
         except (OSError, ValueError) as error:
             reason = getattr(error, "strerror", None) or error
-            raise FileDownloadError(field, f"{source} cannot be read: {reason}") from error
+            raise FileDownloadError(
+                field, f"{source} cannot be read: {reason}; check the path"
+            ) from error
         return Image.open(io.BytesIO(data))
     raise InvalidInput(
         field, f"{type(source).__name__} is no picture; pass bytes, a path, a PIL image or an array"
@@ -161,7 +174,9 @@ def _from_array(array: NDArray[Any], field: str) -> Image.Image:
             field, f"array of shape {array.shape}; use (height, width) or (height, width, 1..4)"
         )
     if not array.size:
-        raise ImageLoadError(field, f"array of shape {array.shape}: it has no pixels")
+        raise ImageLoadError(
+            field, f"array of shape {array.shape}: it has no pixels; pass another one"
+        )
     return Image.fromarray(np.ascontiguousarray(_array_to_uint8(array, field)))
 
 
@@ -182,7 +197,9 @@ def _array_to_uint8(array: NDArray[Any], field: str) -> NDArray[np.uint8]:
 
 
 def _eight_bit(picture: Image.Image, field: str) -> Image.Image:
-    """Pictures with more than 8 bits a channel, which Pillow would clip rather than scale."""
+    """Modes that Pillow cannot convert, or would clip: those with more than 8 bits a channel."""
+    if picture.mode in _ONLY_THROUGH:
+        return picture.convert(_ONLY_THROUGH[picture.mode])
     if picture.mode not in _WIDE_MODES:
         return picture
     values = np.asarray(picture)

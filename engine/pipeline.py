@@ -4,42 +4,30 @@ import hashlib
 import os
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Any, Self, cast
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
-from ..scheduler import NoiseConstants, Schedule, TorchNoise, first_step, trailing_schedule
+from ..scheduler import NoiseConstants, Schedule, first_step, trailing_schedule
 from . import vae
 from .bundle import Bundle
 from .cache import ByteBoundedCache
-from .canvas import (
-    Canvas,
-    choose_window,
-    full_size_mask,
-    latent_mask,
-    mask_bounds,
-    pad_to_multiple,
-    place,
-    resize_pixels,
-)
-from .composite import MAX_FEATHER, composite
-from .denoise import Blend, Known, OnStep, denoise, reporter, starting_latents
+from .denoise import OnStep, denoise, reporter, starting_latents
 from .errors import InvalidInput, SessionError
-from .images import MAX_PIXELS, ImageSource, Photo, decode_mask, decode_photo
-from .request import ImageSize, Request, check_size, validated
+from .framing import frame
+from .images import MAX_PIXELS, ImageSource, decode_mask, decode_photo
+from .known import batches_of, known_latents
+from .request import ImageSize, Request, validated
 from .result import Result, Timings
 from .safety import blacked_out, is_unsafe
 from .sessions import Session, SessionOptions, open_session
 from .text import Conditioning, TextConditioner
 from .textual_inversion import DEFAULT_TOKENS, TextualInversion, load_textual_inversion
-
-Latents = NDArray[np.float32]
 
 CACHE_BYTES = 256 << 20
 
@@ -172,33 +160,30 @@ class Inpainter:
 
         with timings.measure("prepare"):
             photo = decode_photo(image, max_pixels=self._max_pixels)
-            marks = _marks(decode_mask(mask, max_pixels=self._max_pixels), photo, request)
-            canvas = _canvas(photo, marks, request)
-            pixels = cast(NDArray[np.uint8], pad_to_multiple(canvas.pixels, "edge"))
+            framing = frame(photo, decode_mask(mask, max_pixels=self._max_pixels), request)
         with timings.measure("text"):
             conditioning = self._conditioning(request.prompt, inversions)
         with timings.measure("vae_encode"):
-            posterior = self._posterior(pixels)
-        batches = _batches(request.seeds, self._batch_size)
+            posterior = self._posterior(framing.padded_pixels)
+        batches = batches_of(request.seeds, self._batch_size)
         report = reporter(on_step, schedule.steps * len(batches), timings.unet)
         painted: list[NDArray[np.uint8]] = []
-        for known in _known(request, posterior, canvas, batches):
+        for known in known_latents(request, posterior, framing.canvas, batches):
             sigma = float(schedule.sigmas[0])
             x = starting_latents(known, sigma, pure_noise=request.strength == 1.0)
             x = denoise(unet, x, known, schedule, conditioning, request.blend, report)
             with timings.measure("vae_decode"):
                 painted += vae.decode(self._vae_decoder, x, self._scaling_factor)
         with timings.measure("composite"):
-            source, region = _target(photo, marks, canvas, request)
-            images = [_finished(picture, source, region, canvas, request) for picture in painted]
+            images = [framing.finish(pixels) for pixels in painted]
         with timings.measure("safety"):
-            flags = [checker is not None and is_unsafe(checker, pixels) for pixels in images]
-            images = [blacked_out(p) if f else p for p, f in zip(images, flags, strict=True)]
+            flags = [checker is not None and is_unsafe(checker, image) for image in images]
+            images = [blacked_out(i) if flag else i for i, flag in zip(images, flags, strict=True)]
         timings.total = time.perf_counter() - start
         return Result(
-            images=tuple(_picture(pixels, photo.icc_profile) for pixels in images),
-            source=source,
-            mask=region,
+            images=tuple(images),
+            source=framing.source,
+            mask=framing.region,
             prompt=request.prompt,
             truncated_prompt=conditioning.truncated,
             seeds=request.seeds,
@@ -296,89 +281,3 @@ def _embedding(given: Mapping[str, Any]) -> Embedding:
     if "path" not in given or set(given) - {"path", "tokens"}:
         raise InvalidInput("embeddings", f"needs path and optionally tokens, got {dict(given)}")
     return Embedding(given["path"], tuple(given.get("tokens", DEFAULT_TOKENS)))
-
-
-def _marks(mask: NDArray[np.uint8], photo: Photo, request: Request) -> NDArray[np.uint8]:
-    """The mask as later stages use it: at the photo's size where the result will be."""
-    if request.crop_to_mask is None:
-        return mask
-    return full_size_mask(mask, photo.size).astype(np.uint8) * np.uint8(255)
-
-
-def _canvas(photo: Photo, marks: NDArray[np.uint8], request: Request) -> Canvas:
-    size = request.image_size or check_size(*photo.size)
-    bounds = mask_bounds(marks, photo.size)
-    window = choose_window(photo.size, size, bounds, request.fit, request.crop_to_mask)
-    return place(photo.pixels, marks, window, size, lanczos_mask=request.blend is Blend.DIFFUSERS)
-
-
-def _batches(seeds: Sequence[int], batch_size: int) -> list[Sequence[int]]:
-    return [seeds[i : i + batch_size] for i in range(0, len(seeds), batch_size)]
-
-
-def _known(
-    request: Request, posterior: vae.Posterior, canvas: Canvas, batches: Sequence[Sequence[int]]
-) -> Iterator[Known]:
-    """The known latents of each batch, with the noise diffusers would draw from its seeds.
-
-    diffusers draws the posterior sample before the noise, from the first image's generator only.
-    Here every seed makes that draw, so that picture k is the same alone; the sample itself is used
-    for parity only, and the posterior's mean, which repeats exactly, otherwise.
-    """
-    parity = request.blend is Blend.DIFFUSERS
-    padded = cast(NDArray[np.bool_], pad_to_multiple(canvas.mask, "constant"))
-    mask = latent_mask(padded, nearest=parity)
-    shape = posterior.mean.shape
-    clean = posterior.mean
-    for batch in batches:
-        noise = []
-        for seed in batch:
-            stream = TorchNoise(seed)
-            if not parity or seed == request.seed:
-                draw = stream.normal(shape)
-                clean = posterior.sample(draw) if parity else clean
-            noise.append(stream.normal(shape))
-        yield Known(clean, np.concatenate(noise), mask)
-
-
-def _target(
-    photo: Photo, marks: NDArray[np.uint8], canvas: Canvas, request: Request
-) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
-    """What pictures are composited onto, and where: the canvas, or the photo (`crop_to_mask`)."""
-    if request.crop_to_mask is None:
-        return canvas.pixels, canvas.mask
-    return photo.pixels, marks > 0
-
-
-def _finished(
-    picture: NDArray[np.uint8],
-    source: NDArray[np.uint8],
-    region: NDArray[np.bool_],
-    canvas: Canvas,
-    request: Request,
-) -> NDArray[np.uint8]:
-    """A decoded picture put into its target: cut to size, scaled back, blended inside the mask."""
-    width, height = canvas.size
-    picture = picture[:height, :width]
-    feather = request.feather
-    place_on_source = (slice(None), slice(None))
-    if request.crop_to_mask is not None:
-        box, window = canvas.photo_box, canvas.window.inside((source.shape[1], source.shape[0]))
-        place_on_source = (slice(window.top, window.bottom), slice(window.left, window.right))
-        part = picture[box.top : box.bottom, box.left : box.right]
-        picture = resize_pixels(part, (window.width, window.height))
-        feather = min(round(feather * canvas.window.width / width), MAX_FEATHER)
-    if request.composite:
-        picture = composite(source[place_on_source], picture, region[place_on_source], feather)
-    if request.crop_to_mask is None:
-        return picture
-    finished = source.copy()
-    finished[place_on_source] = picture
-    return finished
-
-
-def _picture(pixels: NDArray[np.uint8], icc_profile: bytes | None) -> Image.Image:
-    picture = Image.fromarray(np.ascontiguousarray(pixels))
-    if icc_profile:
-        picture.info["icc_profile"] = icc_profile
-    return picture

@@ -12,20 +12,19 @@ _STD = np.array([0.26862954, 0.26130258, 0.27577711], np.float32)
 """CLIP's preprocessing constants (Radford et al. 2021; openai/CLIP)."""
 
 
-def is_unsafe(checker: Session, pixels: NDArray[np.uint8]) -> bool:
-    """Whether the checker scores an RGB picture (height, width, 3) above its threshold."""
-    score = checker.run({"pixel_values": clip_pixels(pixels)})["score"]
+def is_unsafe(checker: Session, picture: Image.Image) -> bool:
+    """Whether the checker scores an RGB picture above its threshold."""
+    score = checker.run({"pixel_values": clip_pixels(picture)})["score"]
     return bool(score[0] > 0)
 
 
-def blacked_out(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """What replaces a flagged picture: the same size, black, as fal's endpoint does."""
-    return np.zeros_like(pixels)
+def blacked_out(picture: Image.Image) -> Image.Image:
+    """What replaces a flagged picture: the same size, black, as fal's SDK toolkit does."""
+    return Image.new("RGB", picture.size)
 
 
-def clip_pixels(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+def clip_pixels(picture: Image.Image) -> NDArray[np.float32]:
     """CLIP's input: short side to 224 (bicubic), centre crop, normalised; (1, 3, 224, 224)."""
-    picture = Image.fromarray(pixels)
     scale = _SIDE / min(picture.size)
     size = (max(_SIDE, round(picture.width * scale)), max(_SIDE, round(picture.height * scale)))
     picture = picture.resize(size, Image.Resampling.BICUBIC)

@@ -97,11 +97,11 @@ def _write(
     options: ExportOptions,
     on_component: Callable[[str, Arithmetic], None],
 ) -> Manifest:
+    tokenizers = _write_tokenizers(checkpoint, root)  # what can fail at once goes first
+    licences = _copy_licences(checkpoint, root)
     components = {
         role: _write_component(checkpoint, root, role, options, on_component) for role in WRAPPERS
     }
-    tokenizers = _write_tokenizers(checkpoint, root)
-    licences = _copy_licences(checkpoint, root)
     step = StepCount(component="unet", prediction=checkpoint.prediction)
     return Manifest(
         schema_version=SCHEMA_VERSION,

@@ -59,15 +59,11 @@ class DiffusersFolder:
     def load(self, role: str, dtype: torch.dtype) -> nn.Module:
         """The module of `role` in eval mode, its weights cast to `dtype`."""
         kind, folder = _MODULES[role]
-        options: dict[str, Any] = (
-            {"dtype": dtype}  # transformers' name for it
-            if role.startswith("text_encoder")
-            else {"torch_dtype": dtype, "low_cpu_mem_usage": False}  # True needs accelerate
-        )
+        options: dict[str, Any] = {"dtype": dtype, "local_files_only": True}
+        if not role.startswith("text_encoder"):
+            options["low_cpu_mem_usage"] = False  # diffusers' default needs accelerate
         try:
-            module = kind.from_pretrained(
-                self.path, subfolder=folder, local_files_only=True, **options
-            )
+            module = kind.from_pretrained(self.path, subfolder=folder, **options)
         except (OSError, ValueError, RuntimeError) as error:
             raise ExportError(f"{self.path / folder} cannot be loaded: {error}") from error
         loaded: nn.Module = module.eval().requires_grad_(False)

@@ -1,14 +1,67 @@
+"""Two models, each as PyTorch's own pipeline and as our bundle: random epsilon weights, the demo."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 import random_checkpoint
+import torch
+import transformers
+from diffusers import StableDiffusionXLInpaintPipeline
+from diffusers.utils import logging as diffusers_logging
+
+from lightfill.engine.bundle import DEMO_BUNDLE, Bundle
+from lightfill.engine.pipeline import Inpainter
+
+for library in (diffusers_logging, transformers.logging):  # leave `pytest -rP` to the tables
+    library.set_verbosity_error()
+    library.disable_progress_bar()
+
+
+@dataclass(frozen=True)
+class Model:
+    name: str
+    folder: Path
+    bundle: Path
+
+    def reference(self) -> StableDiffusionXLInpaintPipeline:
+        """diffusers' pipeline in float32 on the CPU; load another one to change its tokenizers."""
+        pipeline = StableDiffusionXLInpaintPipeline.from_pretrained(
+            self.folder,
+            dtype=torch.float32,
+            local_files_only=True,
+            low_cpu_mem_usage=False,
+            add_watermarker=False,
+        )
+        pipeline.set_progress_bar_config(disable=True)
+        return pipeline
+
+
+# slow: exporting the random model takes about a minute, once a test run
+@pytest.fixture(scope="session", params=[pytest.param("random", marks=pytest.mark.slow), "demo"])
+def model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Model:
+    if request.param == "demo":
+        return Model("demo", random_checkpoint.DEMO_CHECKPOINT, DEMO_BUNDLE)
+    directory = tmp_path_factory.getbasetemp()
+    return Model(
+        "random",
+        random_checkpoint.checkpoint_in(directory),
+        random_checkpoint.bundle_in(directory),
+    )
 
 
 @pytest.fixture(scope="session")
-def random_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return random_checkpoint.checkpoint_in(tmp_path_factory.getbasetemp())
+def reference(model: Model) -> StableDiffusionXLInpaintPipeline:
+    return model.reference()
 
 
 @pytest.fixture(scope="session")
-def random_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return random_checkpoint.bundle_in(tmp_path_factory.getbasetemp())
+def bundle(model: Model, private_cache: None) -> Bundle:
+    return Bundle.open(model.bundle)
+
+
+@pytest.fixture(scope="session")
+def inpainter(model: Model, private_cache: None) -> Iterator[Inpainter]:
+    with Inpainter.open(model.bundle) as opened:
+        yield opened

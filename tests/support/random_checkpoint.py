@@ -120,6 +120,7 @@ def _vae() -> AutoencoderKL:
         up_block_types=("UpDecoderBlock2D",) * 4,
         scaling_factor=SCALING_FACTOR,
         sample_size=64,
+        force_upcast=False,
     )
     picture = torch.nn.functional.interpolate(torch.rand(1, 3, 8, 8) * 2 - 1, scale_factor=16)
     _scale(vae.quant_conv, lambda: vae.quant_conv(vae.encoder(picture)), 1 / SCALING_FACTOR)
