@@ -226,7 +226,7 @@ def test_bounds_are_in_photo_pixels_and_cover_the_paint() -> None:
 
 @pytest.mark.parametrize("level", [0, 127])
 def test_mask_with_nothing_white_is_refused(level: int) -> None:
-    with pytest.raises(InvalidInput, match="^mask: .* paint the area to replace white$"):
+    with pytest.raises(InvalidInput, match=r"^mask: .* paint the area to replace white$"):
         mask_bounds(np.full((4, 4), level, np.uint8), (4, 4))
 
 
