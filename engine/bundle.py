@@ -53,7 +53,10 @@ class Bundle:
                 "`lightfill export --base CHECKPOINT --out BUNDLE`"
             ) from None
         except OSError as error:
-            raise BundleNotFound(f"{manifest_path} cannot be read: {error}") from error
+            raise BundleNotFound(
+                f"{manifest_path} cannot be read: {error.strerror}; check the path and its "
+                "permissions"
+            ) from error
         bundle = cls(root.resolve(), _parse_manifest(text, manifest_path))
         bundle._verify(hashlib.sha256(text).hexdigest(), trust_stamp=not check)
         return bundle
@@ -113,8 +116,7 @@ class Bundle:
         if trust_stamp and _read_stamp(stamp_path) == stamp:
             return
         for path, entry in self.manifest.files.items():
-            with (self.root / path).open("rb") as file:
-                found = hashlib.file_digest(file, "sha256").hexdigest()
+            found = _sha256_of(self.root / path)
             if found != entry.sha256:
                 raise BundleCorrupt(
                     f"{self.root / path} differs from its manifest (sha256 {found[:12]}..., "
@@ -139,10 +141,20 @@ class Bundle:
         return [stat.st_size, stat.st_mtime_ns]
 
 
+def _sha256_of(path: Path) -> str:
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise BundleCorrupt(
+            f"{path} cannot be read: {error.strerror}; check its permissions and its disk"
+        ) from error
+
+
 def _parse_manifest(text: bytes, path: Path) -> Manifest:
     try:
         content = json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise BundleCorrupt(
             f"{path} is not JSON ({error}); copy or export the bundle again"
         ) from error

@@ -125,6 +125,9 @@ class Manifest(_Section):
         for role in ("text_encoder", "text_encoder_2", "vae_encoder", "vae_decoder"):
             if role not in self.components or self.components[role].role != role:
                 raise ValueError(f"component {role} is not listed")
+        for encoder in ("text_encoder", "text_encoder_2"):
+            if encoder not in self.tokenizers:
+                raise ValueError(f"tokenizers has no entry for {encoder}")
         for steps, entry in self.steps.items():
             component = self.components.get(entry.component)
             if component is None or component.role != "unet":

@@ -54,6 +54,8 @@ class Inpainter:
         max_pixels: int = MAX_PIXELS,
     ) -> None:
         """See `open`, which most callers want."""
+        if batch_size < 1:
+            raise InvalidInput("batch_size", f"must be at least 1, got {batch_size}")
         self.bundle = bundle
         self.device = device
         self._options = options
@@ -257,7 +259,7 @@ class Inpainter:
     ) -> list[TextualInversion]:
         inversions = []
         for given in embeddings:
-            embedding = given if isinstance(given, Embedding) else _embedding(given)
+            embedding = _embedding(given)
             inversion = load_textual_inversion(embedding.path, embedding.tokens)
             self._text.check_widths(inversion)
             inversions.append(inversion)
@@ -277,7 +279,11 @@ class Inpainter:
         )
 
 
-def _embedding(given: Mapping[str, Any]) -> Embedding:
-    if "path" not in given or set(given) - {"path", "tokens"}:
-        raise InvalidInput("embeddings", f"needs path and optionally tokens, got {dict(given)}")
-    return Embedding(given["path"], tuple(given.get("tokens", DEFAULT_TOKENS)))
+def _embedding(given: Any) -> Embedding:
+    if isinstance(given, Embedding):
+        return given
+    if not isinstance(given, Mapping) or "path" not in given or set(given) - {"path", "tokens"}:
+        raise InvalidInput(
+            "embeddings", f'{given!r} is none; pass {{"path": ..., "tokens": [...]}}'
+        )
+    return Embedding(given["path"], given.get("tokens", DEFAULT_TOKENS))

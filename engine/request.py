@@ -3,7 +3,6 @@
 import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from math import isnan
 from typing import Any, TypeVar
 
 import numpy as np
@@ -73,6 +72,8 @@ def validated(
     """Check every option; raises InvalidInput that names the field and what it may be."""
     if not isinstance(prompt, str):
         raise InvalidInput("prompt", f"must be text, got {type(prompt).__name__}")
+    if any("\ud800" <= character <= "\udfff" for character in prompt):
+        raise InvalidInput("prompt", "holds half a surrogate pair; pass whole Unicode characters")
     count = _integer("num_images", num_images, 1, MAX_IMAGES)
     first = secrets.randbelow(_SEEDS) if seed is None else _integer("seed", seed, 0, 2**64 - 1)
     padding = crop_to_mask
@@ -94,9 +95,9 @@ def validated(
 
 def resolve_image_size(image_size: Any) -> tuple[int, int] | None:
     """(width, height) of a preset, "WIDTHxHEIGHT", pair or mapping; None for "source"."""
-    if image_size == SOURCE_SIZE:
-        return None
     if isinstance(image_size, str):
+        if image_size == SOURCE_SIZE:
+            return None
         if image_size in IMAGE_SIZES:
             return IMAGE_SIZES[image_size]
         width, cross, height = image_size.partition("x")
@@ -106,7 +107,7 @@ def resolve_image_size(image_size: Any) -> tuple[int, int] | None:
                 f"{image_size!r} is neither WIDTHxHEIGHT nor one of "
                 f"{', '.join(IMAGE_SIZES)}, {SOURCE_SIZE}",
             )
-        return check_size(int(width), int(height))
+        return check_size(width, height)
     if isinstance(image_size, Mapping):
         unknown = set(image_size) - {"width", "height"}
         if unknown or len(image_size) != 2:
@@ -128,7 +129,8 @@ def check_size(width: Any, height: Any) -> tuple[int, int]:
 
 
 def _integer(field: str, value: Any, low: int, high: int) -> int:
-    if isinstance(value, str) and value.isdecimal():  # fal's schema spells steps as text
+    # fal's schema spells steps as text; 20 digits hold any seed, 4300 are more than int() takes.
+    if isinstance(value, str) and value.isdecimal() and len(value) <= 20:
         value = int(value)
     if isinstance(value, bool) or not isinstance(value, int | np.integer):
         raise InvalidInput(field, f"must be a whole number from {low} to {high}, got {value!r}")
@@ -138,10 +140,11 @@ def _integer(field: str, value: Any, low: int, high: int) -> int:
 
 
 def _number(field: str, value: Any, low: float, high: float) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float | np.number) or isnan(value):
+    kinds = int | float | np.integer | np.floating
+    if isinstance(value, bool) or not isinstance(value, kinds):
         raise InvalidInput(field, f"must be a number from {low:g} to {high:g}, got {value!r}")
-    if not low <= value <= high:
-        raise InvalidInput(field, f"must be from {low:g} to {high:g}, got {value:g}")
+    if not low <= value <= high:  # NaN is in no range
+        raise InvalidInput(field, f"must be from {low:g} to {high:g}, got {value}")
     return float(value)
 
 

@@ -40,9 +40,8 @@ def load_textual_inversion(
     path: str | os.PathLike[str], tokens: Sequence[str] = DEFAULT_TOKENS
 ) -> TextualInversion:
     """Read the safetensors file at `path` for `tokens`; InvalidInput names what does not fit."""
-    data = _read(Path(path))
-    if not tokens or len(set(tokens)) != len(tokens) or not all(token.strip() for token in tokens):
-        raise InvalidInput("embeddings", f"tokens {list(tokens)} must be distinct and not empty")
+    _check_tokens(tokens)
+    data = _read(path)
     try:
         tensors = load(data)
     except (SafetensorError, KeyError, ValueError) as error:
@@ -56,13 +55,27 @@ def load_textual_inversion(
     return TextualInversion(tuple(tokens), vectors, digest)
 
 
-def _read(path: Path) -> bytes:
+def _check_tokens(tokens: Any) -> None:
+    listed = isinstance(tokens, list | tuple) and all(isinstance(token, str) for token in tokens)
+    if not listed or not all(token.strip() for token in tokens) or not tokens:
+        raise InvalidInput("embeddings", f"tokens {tokens!r} must be a list of words")
+    if len(set(tokens)) != len(tokens):
+        raise InvalidInput("embeddings", f"tokens {list(tokens)} must differ from one another")
+
+
+def _read(path: str | os.PathLike[str]) -> bytes:
     try:
-        if path.stat().st_size > _MAX_BYTES:
-            raise InvalidInput("embeddings", f"{path} is larger than 64 MB: not an embedding")
-        return path.read_bytes()
-    except OSError as error:
-        raise FileDownloadError("embeddings", f"{path} cannot be read: {error}") from error
+        file = Path(path)
+        size = file.stat().st_size
+        data = file.read_bytes() if size <= _MAX_BYTES else b""
+    except (OSError, TypeError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise FileDownloadError(
+            "embeddings", f"{path} cannot be read: {reason}; check the path"
+        ) from error
+    if size > _MAX_BYTES:
+        raise InvalidInput("embeddings", f"{path} is larger than 64 MB: no embedding; check it")
+    return data
 
 
 def _pick(

@@ -63,6 +63,10 @@ class ExportOptions:
     def __post_init__(self) -> None:
         if self.weights == "float32" and "float16" in self.arithmetics:
             raise ExportError("a float16 graph needs float16 weights; export float32 graphs only")
+        if not self.steps or min(self.steps) < 1:
+            raise ExportError(f"steps {list(self.steps)} must be one or more counts from 1")
+        if not 64 <= self.natural_size <= 2048:
+            raise ExportError(f"natural size {self.natural_size} must be 64..2048 pixels")
 
 
 def export_bundle(
@@ -80,12 +84,14 @@ def export_bundle(
     checkpoint = DiffusersFolder(folder)
     partial = out.with_name(f".{out.name}.partial-{os.getpid()}")
     shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
     try:
+        partial.mkdir(parents=True)
         manifest = _write(checkpoint, partial, options, on_component or (lambda *_: None))
         text = json.dumps(manifest.model_dump(mode="json"), indent=1, ensure_ascii=False)
         (partial / MANIFEST_NAME).write_text(text + "\n", encoding="utf-8")
         partial.rename(out)
+    except OSError as error:
+        raise ExportError(f"{out} cannot be written: {error}; choose another --out") from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return out
@@ -97,12 +103,14 @@ def _write(
     options: ExportOptions,
     on_component: Callable[[str, Arithmetic], None],
 ) -> Manifest:
-    tokenizers = _write_tokenizers(checkpoint, root)  # what can fail at once goes first
+    # What can fail at once goes before what takes minutes.
+    step = StepCount(component="unet", prediction=checkpoint.prediction)
+    scheduler, vae = checkpoint.scheduler, Vae(scaling_factor=checkpoint.vae_scaling_factor)
+    tokenizers = _write_tokenizers(checkpoint, root)
     licences = _copy_licences(checkpoint, root)
     components = {
         role: _write_component(checkpoint, root, role, options, on_component) for role in WRAPPERS
     }
-    step = StepCount(component="unet", prediction=checkpoint.prediction)
     return Manifest(
         schema_version=SCHEMA_VERSION,
         name=options.name,
@@ -117,8 +125,8 @@ def _write(
         components=components,
         steps=dict.fromkeys(options.steps, step),
         tokenizers=tokenizers,
-        scheduler=checkpoint.scheduler,
-        vae=Vae(scaling_factor=checkpoint.vae_scaling_factor),
+        scheduler=scheduler,
+        vae=vae,
         licences=licences,
         files=_file_entries(root),
     )

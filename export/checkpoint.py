@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
+from safetensors import SafetensorError
 from torch import nn
 from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
@@ -27,6 +28,7 @@ _MODULES: dict[str, tuple[type[Any], str]] = {
     "vae_decoder": (AutoencoderKL, "vae"),
 }
 _TOKENIZERS = {"text_encoder": "tokenizer", "text_encoder_2": "tokenizer_2"}
+_SCHEDULER = "scheduler/scheduler_config.json"
 _LICENCE_NAMES = ("LICEN[CS]E*", "NOTICE*", "PROVENANCE*", "README*")
 
 logger = logging.getLogger(__name__)
@@ -39,20 +41,20 @@ class DiffusersFolder:
     path: Path
 
     def __post_init__(self) -> None:
-        for name in ("scheduler/scheduler_config.json", "unet/config.json", "vae/config.json"):
+        for name in (_SCHEDULER, "unet/config.json", "vae/config.json"):
             if not (self.path / name).is_file():
                 raise ExportError(
                     f"{self.path} is not a diffusers SDXL folder: {name} is missing; pass the "
                     "folder that holds model_index.json"
                 )
         unet = self._config("unet/config.json")
-        if unet.get("addition_embed_type") != "text_time" or unet["in_channels"] != LATENT_CHANNELS:
+        embedding, channels = unet.get("addition_embed_type"), unet.get("in_channels")
+        if embedding != "text_time" or channels != LATENT_CHANNELS:
             raise ExportError(
-                f"{self.path}/unet is not a 4-channel SDXL UNet "
-                f"(addition_embed_type {unet.get('addition_embed_type')!r}, "
-                f"in_channels {unet['in_channels']}); pass an SDXL checkpoint"
+                f"{self.path}/unet is not a 4-channel SDXL UNet (addition_embed_type "
+                f"{embedding!r}, in_channels {channels}); pass an SDXL checkpoint"
             )
-        factor = 2 ** (len(self._config("vae/config.json")["block_out_channels"]) - 1)
+        factor = 2 ** (len(self._setting("vae/config.json", "block_out_channels")) - 1)
         if factor != PIXELS_PER_LATENT:
             raise ExportError(f"{self.path}/vae scales by {factor}; SDXL's scales by 8")
 
@@ -64,8 +66,10 @@ class DiffusersFolder:
             options["low_cpu_mem_usage"] = False  # diffusers' default needs accelerate
         try:
             module = kind.from_pretrained(self.path, subfolder=folder, **options)
-        except (OSError, ValueError, RuntimeError) as error:
-            raise ExportError(f"{self.path / folder} cannot be loaded: {error}") from error
+        except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+            raise ExportError(
+                f"{self.path / folder} cannot be loaded ({error}); copy the checkpoint again"
+            ) from error
         loaded: nn.Module = module.eval().requires_grad_(False)
         return loaded
 
@@ -77,27 +81,41 @@ class DiffusersFolder:
                 self.path, subfolder=folder, local_files_only=True
             )
         except (OSError, ValueError) as error:
-            raise ExportError(f"{self.path / folder} cannot be loaded: {error}") from error
+            raise ExportError(
+                f"{self.path / folder} cannot be loaded ({error}); copy the checkpoint again"
+            ) from error
+        # transformers makes an empty tokenizer where there are no files
+        vocabulary, rows = len(tokenizer), self._setting(f"{role}/config.json", "vocab_size")
+        if vocabulary != rows:
+            raise ExportError(
+                f"{self.path / folder} knows {vocabulary} tokens, {role} {rows}; "
+                "copy the checkpoint's tokenizer files again"
+            )
         return tokenizer
 
     @property
     def prediction(self) -> Prediction:
         """What the UNet was trained to predict, by the scheduler's configuration."""
-        return Prediction(self._config("scheduler/scheduler_config.json")["prediction_type"])
+        kind = self._setting(_SCHEDULER, "prediction_type")
+        try:
+            return Prediction(kind)
+        except ValueError:
+            known = ", ".join(Prediction)
+            raise ExportError(f"prediction_type {kind!r} is not one of {known}") from None
 
     @property
     def scheduler(self) -> SchedulerConstants:
-        """The noise process; anything but scaled_linear and trailing is refused."""
-        config = self._config("scheduler/scheduler_config.json")
-        spacing = config["timestep_spacing"]
-        if config["beta_schedule"] != "scaled_linear":
-            raise ExportError(f"beta_schedule {config['beta_schedule']!r} is not scaled_linear")
+        """The noise process; any but scaled_linear is refused, spacing becomes trailing."""
+        betas = self._setting(_SCHEDULER, "beta_schedule")
+        spacing = self._setting(_SCHEDULER, "timestep_spacing")
+        if betas != "scaled_linear":
+            raise ExportError(f"beta_schedule {betas!r} is not scaled_linear, as SDXL's is")
         if spacing != "trailing":
             logger.warning("timestep_spacing %r is replaced by trailing, as Lightning's", spacing)
         return SchedulerConstants(
-            num_train_timesteps=config["num_train_timesteps"],
-            beta_start=config["beta_start"],
-            beta_end=config["beta_end"],
+            num_train_timesteps=self._setting(_SCHEDULER, "num_train_timesteps"),
+            beta_start=self._setting(_SCHEDULER, "beta_start"),
+            beta_end=self._setting(_SCHEDULER, "beta_end"),
             beta_schedule="scaled_linear",
             timestep_spacing="trailing",
         )
@@ -105,7 +123,7 @@ class DiffusersFolder:
     @property
     def vae_scaling_factor(self) -> float:
         """What latents are multiplied by after encoding."""
-        return float(self._config("vae/config.json")["scaling_factor"])
+        return float(self._setting("vae/config.json", "scaling_factor"))
 
     @property
     def licence_files(self) -> list[Path]:
@@ -114,6 +132,18 @@ class DiffusersFolder:
             path for name in _LICENCE_NAMES for path in self.path.glob(name) if path.is_file()
         )
 
+    def _setting(self, name: str, key: str) -> Any:
+        config = self._config(name)
+        if key not in config:
+            raise ExportError(f"{self.path / name} has no {key!r}; pass an SDXL checkpoint")
+        return config[key]
+
     def _config(self, name: str) -> dict[str, Any]:
-        loaded: dict[str, Any] = json.loads((self.path / name).read_text(encoding="utf-8"))
+        path = self.path / name
+        try:
+            loaded: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise ExportError(
+                f"{path} cannot be read ({error}); copy the checkpoint again"
+            ) from error
         return loaded

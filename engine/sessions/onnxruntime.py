@@ -32,6 +32,7 @@ _DTYPES = {
 }
 _ERRORS_ONLY = 3
 _registration = threading.Lock()
+_registered: set[str] = set()
 
 
 class OnnxRuntimeSession(Session):
@@ -116,8 +117,9 @@ def _openvino_cpu() -> "ort.OrtEpDevice":
         ) from None
     name = plugin.get_ep_name()
     with _registration:
-        if not any(device.ep_name == name for device in ort.get_ep_devices()):
-            ort.register_execution_provider_library(name, plugin.get_library_path())
+        # A plugin without devices is known to us alone, and refused when registered again.
+        if name not in _registered | {device.ep_name for device in ort.get_ep_devices()}:
+            _register(name, plugin.get_library_path())
     for device in ort.get_ep_devices():
         if device.ep_name == name and device.ep_metadata.get("ov_device") == "CPU":
             return device
@@ -125,6 +127,17 @@ def _openvino_cpu() -> "ort.OrtEpDevice":
         "the OpenVINO plugin offers no CPU device here: it lists Intel processors only "
         "(microsoft/onnxruntime pull request 31981); use --device cpu"
     )
+
+
+def _register(name: str, library: str) -> None:
+    try:
+        ort.register_execution_provider_library(name, library)
+    except Exception as error:
+        raise DeviceUnavailable(
+            f"the OpenVINO plugin cannot be loaded: {_first_line(error)}; reinstall it with "
+            "`pip install --force-reinstall onnxruntime-ep-openvino`"
+        ) from error
+    _registered.add(name)
 
 
 def _openvino_options(options: SessionOptions) -> dict[str, str]:

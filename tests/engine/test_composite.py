@@ -1,4 +1,4 @@
-"""Compositing: outside the mask nothing changes, inside the edge is soft and strokes stay strong."""
+"""Compositing: nothing changes outside the mask; inside, a soft edge and full strokes."""
 
 import numpy as np
 import pytest

@@ -84,11 +84,12 @@ def test_source_means_the_photos_own_size() -> None:
     "size",
     [
         "", "x", "big", "64", "64x", "x64", "64x64x64", "-64x64", "64.0x64", "63x64", "64x2049",
-        "0x0", (63, 64), (64, 2049), (64,), (64, 64, 3), (64.0, 64), (True, 64), ("a", 64),
+        "0x0", "9" * 5000 + "x64", (63, 64), (64, 2049), (64,), (64, 64, 3), (64.0, 64),
+        (True, 64), ("a", 64),
         {"width": 64}, {"width": 64, "height": 64, "depth": 1}, {"width": None, "height": 64},
         {"w": 64, "h": 64}, None, 512, 64.5, np.array([64, 64]), float("nan"),
     ],
-    ids=repr,
+    ids=lambda size: repr(size)[:30],
 )  # fmt: skip
 def test_other_sizes_are_refused(size: Any) -> None:
     refusal("image_size", image_size=size)
@@ -103,7 +104,23 @@ def test_strengths_accepted(value: Any) -> None:
 
 @pytest.mark.parametrize(
     "value",
-    [0, 0.0, 0.0099, 1.0001, 1.5, -1, float("nan"), float("inf"), "0.5", None, True, [0.5], 1j],
+    [
+        0,
+        0.0,
+        0.0099,
+        1.0001,
+        1.5,
+        -1,
+        float("nan"),
+        float("inf"),
+        10**400,
+        "0.5",
+        None,
+        True,
+        [0.5],
+        1j,
+        np.complex64(1),
+    ],
 )
 def test_strengths_refused(value: Any) -> None:
     assert "0.01 to 1" in refusal("strength", strength=value)
@@ -114,7 +131,9 @@ def test_steps_accepted_also_as_fals_text(value: Any) -> None:
     assert request(steps=value).steps == int(value)
 
 
-@pytest.mark.parametrize("value", [0, -1, 1001, 4.0, "four", "4.0", "-4", "", None, True, [4]])
+@pytest.mark.parametrize(
+    "value", [0, -1, 1001, 4.0, "9" * 5000, "four", "4.0", "-4", "", None, True, [4]]
+)
 def test_steps_refused(value: Any) -> None:
     assert "from 1 to 1000" in refusal("steps", steps=value)
 
@@ -190,7 +209,9 @@ def test_prompts_must_be_text(value: Any) -> None:
     )
 )
 def test_any_value_is_accepted_or_refused_by_name(options: dict[str, Any]) -> None:
+    refused_field = None
     try:
         request(**options)
     except InvalidInput as error:
-        assert error.field in options
+        refused_field = error.field
+    assert refused_field is None or refused_field in options

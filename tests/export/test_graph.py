@@ -148,19 +148,28 @@ def test_float16_graphs_are_strongly_typed(bundle: Bundle, role: str) -> None:
         assert TensorProto.FLOAT not in {types[name] for n in model.graph.node for name in n.output}
 
 
-def test_the_lint_sees_a_float32_graph_and_mixed_operands() -> None:
+# slow: exports a component twice
+@pytest.mark.slow
+def test_the_exporter_writes_strongly_typed_float16(text_encoder_2: Path) -> None:
+    model = onnx.load(text_encoder_2 / "float16.onnx", load_external_data=False)
+    assert untyped_nodes(model) == []
+
+
+def test_the_lint_sees_float32_arithmetic_and_mixed_operands() -> None:
     float32 = onnx.load(Bundle.open().graph("vae_decoder", "float32"), load_external_data=False)
     assert any(found.startswith("Conv") for found in untyped_nodes(float32))
-    mixed = onnx.helper.make_model(
-        onnx.helper.make_graph(
-            [onnx.helper.make_node("Pow", ["x", "y"], ["z"], name="mixed")],
-            "mixed",
-            [onnx.helper.make_tensor_value_info("x", TensorProto.FLOAT16, [1])]
-            + [onnx.helper.make_tensor_value_info("y", TensorProto.FLOAT, [1])],
-            [onnx.helper.make_tensor_value_info("z", TensorProto.FLOAT16, [1])],
-        )
+
+    def tensor(name: str, kind: int) -> onnx.ValueInfoProto:
+        return onnx.helper.make_tensor_value_info(name, kind, [1])
+
+    inputs = [tensor("x", TensorProto.FLOAT16), tensor("y", TensorProto.FLOAT)]
+    mixed = onnx.helper.make_graph(
+        [onnx.helper.make_node("Pow", ["x", "y"], ["z"], name="mixed")],
+        "mixed",
+        inputs,
+        [tensor("z", TensorProto.FLOAT16)],
     )
-    assert untyped_nodes(mixed) == ["Pow mixed reads [1, 10]"]
+    assert untyped_nodes(onnx.helper.make_model(mixed)) == ["Pow mixed reads [1, 10]"]
 
 
 @pytest.mark.parametrize("role", ROLES)

@@ -1,4 +1,4 @@
-"""Two models, each as PyTorch's own pipeline and as our bundle: random epsilon weights, the demo."""
+"""Two models, each as diffusers' pipeline and as our bundle: random epsilon weights, the demo."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
