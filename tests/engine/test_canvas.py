@@ -185,6 +185,15 @@ def test_one_painted_pixel_survives_any_change_of_size(
     assert painted[row, column]
 
 
+@pytest.mark.parametrize("side", [11, 13, 17, 25, 64])
+def test_one_painted_pixel_survives_being_enlarged_a_little(side: int) -> None:
+    """Where every new pixel lies between old ones, so that none takes a full share of it."""
+    for x in range(10):
+        for y in range(10):
+            painted = full_size_mask(one_painted_pixel(10, 10, x, y), (side, side))
+            assert painted[int((y + 0.5) * side / 10), int((x + 0.5) * side / 10)]
+
+
 def test_one_painted_pixel_survives_on_a_twelve_megapixel_photo() -> None:
     mask = one_painted_pixel(4000, 3000, 1999, 1501)
     assert full_size_mask(mask, (64, 64)).sum() == 1

@@ -231,6 +231,11 @@ def test_sixteen_bit_png_keeps_every_eight_bit_value() -> None:
     assert (decode_mask(buffer.getvalue()) == every).all()
 
 
+def test_sixteen_bits_are_rounded_to_the_nearest_level() -> None:
+    wide = np.array([[0, 128, 129, 385, 386, 65406, 65407, 65535]], np.uint16)
+    assert decode_photo(wide).pixels[0, :, 0].tolist() == [0, 0, 1, 1, 2, 254, 255, 255]
+
+
 def test_path_string_bytes_and_picture_give_the_same(tmp_path: Path) -> None:
     path = tmp_path / "photo.png"
     Image.fromarray(COLOURS).save(path)

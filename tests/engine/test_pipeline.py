@@ -90,7 +90,7 @@ def test_a_preset_runs_at_its_size(demo_inpainter: Inpainter) -> None:
 
 
 def test_source_size_must_be_one_the_model_takes(demo_inpainter: Inpainter) -> None:
-    with pytest.raises(InvalidInput, match="^image_size: must be from 64 to 2048, got 63$"):
+    with pytest.raises(InvalidInput, match=r"^image_size: must be from 64 to 2048, got 63$"):
         demo_inpainter(PHOTO[:, :63], MASK, "a red ball", image_size="source")
 
 
@@ -146,6 +146,17 @@ def test_strength_decides_how_many_steps_run_and_is_reported(
     result = paint(demo_inpainter, steps=steps, strength=strength)
     assert (result.steps, result.strength) == (steps, strength)
     assert result.effective_steps == effective == len(result.timings.unet)
+
+
+def test_only_full_strength_forgets_what_was_painted_over(demo_inpainter: Inpainter) -> None:
+    everywhere = np.full_like(MASK, 255)
+
+    def paint_over(photo: np.ndarray, strength: float) -> np.ndarray:
+        options = SMALL | {"strength": strength}
+        return pixels(demo_inpainter(photo, everywhere, "a red ball", **options))
+
+    assert (paint_over(PHOTO, 1.0) == paint_over(255 - PHOTO, 1.0)).all()
+    assert (paint_over(PHOTO, 0.95) != paint_over(255 - PHOTO, 0.95)).any()
 
 
 def test_timings_cover_the_stages_and_add_up(fresh: Inpainter) -> None:
@@ -251,6 +262,7 @@ def test_long_prompt_is_reported_and_logged(
     assert whole.truncated_prompt is None
     assert not caplog.text
     assert (pixels(whole) == pixels(result)).all()
+    assert (pixels(whole) != pixels(paint(fresh, "a ball " * 37))).any(), "the last word counts"
 
 
 def test_nan_from_the_model_is_an_error_not_a_black_picture(

@@ -1,6 +1,6 @@
 """Two models, each as diffusers' pipeline and as our bundle: random epsilon weights, the demo."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,17 +18,31 @@ for library in (diffusers_logging, transformers.logging):  # leave `pytest -rP` 
     library.set_verbosity_error()
     library.disable_progress_bar()
 
+torch.set_num_threads(1)  # two pools that spin for the same cores take ten times as long
+
 
 @dataclass(frozen=True)
 class Model:
-    name: str
     folder: Path
     bundle: Path
 
-    def reference(self) -> StableDiffusionXLInpaintPipeline:
-        """diffusers' pipeline in float32 on the CPU; load another one to change its tokenizers."""
+
+# slow: exporting the random model takes about a minute, once a test run
+@pytest.fixture(scope="session", params=[pytest.param("random", marks=pytest.mark.slow), "demo"])
+def model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Model:
+    if request.param == "demo":
+        return Model(random_checkpoint.DEMO_CHECKPOINT, DEMO_BUNDLE)
+    directory = tmp_path_factory.getbasetemp()
+    return Model(random_checkpoint.checkpoint_in(directory), random_checkpoint.bundle_in(directory))
+
+
+@pytest.fixture(scope="session")
+def load_reference(model: Model) -> Callable[[], StableDiffusionXLInpaintPipeline]:
+    """Makes diffusers' pipeline, float32 on the CPU, for tests that change it."""
+
+    def load() -> StableDiffusionXLInpaintPipeline:
         pipeline = StableDiffusionXLInpaintPipeline.from_pretrained(
-            self.folder,
+            model.folder,
             dtype=torch.float32,
             local_files_only=True,
             low_cpu_mem_usage=False,
@@ -37,23 +51,14 @@ class Model:
         pipeline.set_progress_bar_config(disable=True)
         return pipeline
 
-
-# slow: exporting the random model takes about a minute, once a test run
-@pytest.fixture(scope="session", params=[pytest.param("random", marks=pytest.mark.slow), "demo"])
-def model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Model:
-    if request.param == "demo":
-        return Model("demo", random_checkpoint.DEMO_CHECKPOINT, DEMO_BUNDLE)
-    directory = tmp_path_factory.getbasetemp()
-    return Model(
-        "random",
-        random_checkpoint.checkpoint_in(directory),
-        random_checkpoint.bundle_in(directory),
-    )
+    return load
 
 
 @pytest.fixture(scope="session")
-def reference(model: Model) -> StableDiffusionXLInpaintPipeline:
-    return model.reference()
+def reference(
+    load_reference: Callable[[], StableDiffusionXLInpaintPipeline],
+) -> StableDiffusionXLInpaintPipeline:
+    return load_reference()
 
 
 @pytest.fixture(scope="session")
@@ -63,5 +68,5 @@ def bundle(model: Model, private_cache: None) -> Bundle:
 
 @pytest.fixture(scope="session")
 def inpainter(model: Model, private_cache: None) -> Iterator[Inpainter]:
-    with Inpainter.open(model.bundle) as opened:
+    with Inpainter.open(model.bundle, threads=1) as opened:
         yield opened

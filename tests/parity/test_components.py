@@ -10,7 +10,7 @@ from diffusers import StableDiffusionXLInpaintPipeline
 from numpy.typing import NDArray
 
 from lightfill.engine.bundle import Bundle
-from lightfill.engine.sessions import open_session
+from lightfill.engine.sessions import SessionOptions, open_session
 
 Arrays = Mapping[str, NDArray[Any]]
 Size = tuple[int, int, int]
@@ -20,6 +20,7 @@ SIZES = ((1, 8, 8), (2, 12, 20))
 BOUND = 1e-4
 """Largest error allowed, relative to the largest value of the output."""
 EOS = 49407
+ONE_THREAD = SessionOptions(threads=1)
 
 
 def text_encoder(
@@ -111,7 +112,7 @@ def test_component_equals_pytorch(
 ) -> None:
     component = run_reference.__name__
     failures = []
-    with open_session(bundle, component) as session:
+    with open_session(bundle, component, options=ONE_THREAD) as session:
         for size in SIZES:
             feed, wanted = run_reference(reference, size, np.random.default_rng(7))
             found = session.run(feed)

@@ -1,6 +1,6 @@
 """Prompts become the tokens transformers sees and the conditioning diffusers computes."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from safetensors.numpy import save_file
 from transformers import CLIPTokenizer
 
 from lightfill.engine.bundle import Bundle
-from lightfill.engine.sessions import Session, TensorSpec, open_session
+from lightfill.engine.sessions import Session, SessionOptions, TensorSpec, open_session
 from lightfill.engine.text import Conditioning, TextConditioner
 from lightfill.engine.textual_inversion import load_textual_inversion
 
@@ -50,6 +50,7 @@ PROMPTS = (
     "x" * 500,
     "🐱" * 60,
 )
+ONE_THREAD = SessionOptions(threads=1)
 TOWERS = {"text_encoder": "tokenizer", "text_encoder_2": "tokenizer_2"}
 
 
@@ -111,8 +112,8 @@ def windows(private_cache: None) -> Windows:
 @pytest.fixture(scope="module")
 def conditioner(bundle: Bundle) -> Iterator[TextConditioner]:
     with (
-        open_session(bundle, "text_encoder") as encoder,
-        open_session(bundle, "text_encoder_2") as encoder_2,
+        open_session(bundle, "text_encoder", options=ONE_THREAD) as encoder,
+        open_session(bundle, "text_encoder_2", options=ONE_THREAD) as encoder_2,
     ):
         yield TextConditioner(bundle, encoder, encoder_2)
 
@@ -166,11 +167,11 @@ def test_textual_inversion_equals_diffusers(
     keys: tuple[str, str],
     tokens: tuple[str, ...],
     rows: int,
-    model: Any,
+    load_reference: Callable[[], StableDiffusionXLInpaintPipeline],
     conditioner: TextConditioner,
     tmp_path: Path,
 ) -> None:
-    pipeline = model.reference()
+    pipeline = load_reference()
     rng = np.random.default_rng(3)
     learned = {}
     for key, (tower, tokenizer) in zip(keys, TOWERS.items(), strict=True):

@@ -2,11 +2,10 @@
 
 How close: draws of fewer than 16 values are equal bit for bit. Larger ones pass PyTorch's float32
 log, sin and cos, which differ a little from the correctly rounded functions used here. Over four
-million values the difference from its AVX2 kernel (which AVX-512 machines run too) was at most 2 ulp
-at the magnitude max(|x|, 2), that is 4.8e-7 for |x| < 4, and at most 3 ulp of the value itself; 61 %
-were equal. A value is a radius times a cosine and the rounding belongs to the radius, most often
-between 2 and 4 where that bound is met. PyTorch's portable kernel, for machines without AVX2, rounds
-the angle otherwise: 9 ulp, 2.2e-6.
+million values the difference from its AVX2 kernel was at most 2 ulp at the magnitude max(|x|, 2),
+that is 4.8e-7 for |x| < 4, and at most 3 ulp of the value itself; 61 % were equal. (A value is a
+radius times a cosine, and the rounding belongs to the radius.) PyTorch's portable kernel, for
+machines without AVX2, rounds the angle otherwise: 9 ulp at that magnitude, 2.2e-6.
 """
 
 import numpy as np
