@@ -121,7 +121,7 @@ class Inpainter:
         strength: float = 0.95,
         seed: int | None = None,
         num_images: int = 1,
-        embeddings: Sequence[Embedding | Mapping[str, Any]] = (),
+        embeddings: Sequence[Embedding | Mapping[str, Any]] | None = None,
         fit: str = "crop",
         crop_to_mask: float | None = None,
         feather: int = 8,
@@ -156,7 +156,7 @@ class Inpainter:
         )  # fmt: skip
         unet, schedule = self._unet(request)
         checker = self._safety_checker(enable_safety_checker)
-        inversions = self._inversions(embeddings)
+        inversions = self._inversions(embeddings or ())
         timings = Timings()
 
         with timings.measure("prepare"):

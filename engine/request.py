@@ -3,6 +3,7 @@
 import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from math import isnan
 from typing import Any, TypeVar
 
 import numpy as np
@@ -140,10 +141,10 @@ def _integer(field: str, value: Any, low: int, high: int) -> int:
 
 
 def _number(field: str, value: Any, low: float, high: float) -> float:
-    kinds = int | float | np.integer | np.floating
-    if isinstance(value, bool) or not isinstance(value, kinds):
+    real = isinstance(value, int | float | np.integer | np.floating)
+    if not real or isinstance(value, bool) or (not isinstance(value, int) and isnan(value)):
         raise InvalidInput(field, f"must be a number from {low:g} to {high:g}, got {value!r}")
-    if not low <= value <= high:  # NaN is in no range
+    if not low <= value <= high:
         raise InvalidInput(field, f"must be from {low:g} to {high:g}, got {value}")
     return float(value)
 

@@ -4,19 +4,20 @@ Everything is written into a sibling directory that is renamed at the end, so a 
 no bundle that looks finished.
 """
 
+import contextlib
 import gc
 import hashlib
 import json
 import logging
-import os
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
 import torch
+from filelock import FileLock, Timeout
 from transformers import CLIPTokenizer
 
 from ..engine.errors import ExportError
@@ -43,6 +44,7 @@ logger = logging.getLogger(__name__)
 _WEIGHTS_DTYPES = {"float16": torch.float16, "float32": torch.float32}
 _TABLE_NAME = "token_embedding.npy"
 _WEIGHTS_NAME = "weights.bin"
+_LOCK_NAME = ".lock"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,19 +84,42 @@ def export_bundle(
     if out.exists():
         raise ExportError(f"{out} exists; remove it or choose another --out")
     checkpoint = DiffusersFolder(folder)
-    partial = out.with_name(f".{out.name}.partial-{os.getpid()}")
-    shutil.rmtree(partial, ignore_errors=True)
+    partial = out.with_name(f".{out.name}.partial")
     try:
-        partial.mkdir(parents=True)
-        manifest = _write(checkpoint, partial, options, on_component or (lambda *_: None))
-        text = json.dumps(manifest.model_dump(mode="json"), indent=1, ensure_ascii=False)
-        (partial / MANIFEST_NAME).write_text(text + "\n", encoding="utf-8")
-        partial.rename(out)
+        with _sole_writer(partial):
+            try:
+                manifest = _write(checkpoint, partial, options, on_component or (lambda *_: None))
+                text = json.dumps(manifest.model_dump(mode="json"), indent=1, ensure_ascii=False)
+                (partial / MANIFEST_NAME).write_text(text + "\n", encoding="utf-8")
+                (partial / _LOCK_NAME).unlink()
+                partial.rename(out)
+            finally:
+                shutil.rmtree(partial, ignore_errors=True)
     except OSError as error:
         raise ExportError(f"{out} cannot be written: {error}; choose another --out") from error
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
     return out
+
+
+@contextlib.contextmanager
+def _sole_writer(partial: Path) -> Iterator[None]:
+    """An empty directory no other export writes to; what a killed one left there is removed."""
+    partial.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(partial / _LOCK_NAME, timeout=0)
+    try:
+        lock.acquire()
+    except Timeout:
+        raise ExportError(
+            f"another export is writing {partial}; wait for it, or choose another --out"
+        ) from None
+    try:
+        for path in partial.iterdir():
+            if path.is_dir():
+                shutil.rmtree(path)
+            elif path.name != _LOCK_NAME:
+                path.unlink()
+        yield
+    finally:
+        lock.release()
 
 
 def _write(
@@ -217,7 +242,9 @@ def _copy_licences(checkpoint: DiffusersFolder, root: Path) -> list[Licence]:
 
 def _file_entries(root: Path) -> dict[str, FileEntry]:
     entries = {}
-    for path in sorted(path for path in root.rglob("*") if path.is_file()):
+    for path in sorted(
+        path for path in root.rglob("*") if path.is_file() and path.name != _LOCK_NAME
+    ):
         with path.open("rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
         entries[path.relative_to(root).as_posix()] = FileEntry(

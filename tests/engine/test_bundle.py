@@ -155,7 +155,7 @@ MALFORMED: dict[str, tuple[Change, str]] = {
         "steps 8 name 'vae_encoder'",
     ),
     "unlisted weights": (lambda m: without(m, "files", "unet/weights.bin"), "unet/weights.bin"),
-    "unlisted licence": (lambda m: without(m, "files", "licences/README.md"), "licences/README.md"),
+    "unlisted licence": (lambda m: without(m, "files", m["licences"][0]["file"]), "licences/"),
     "encoder without tokens": (
         lambda m: m["components"]["text_encoder"].update(token_embedding=None),
         "token_embedding",

@@ -253,3 +253,18 @@ def test_a_killed_export_leaves_no_bundle(random_folder: Path, tmp_path: Path) -
     assert (partial / "text_encoder" / "weights.bin").exists(), "killed before it had begun"
     with pytest.raises(BundleNotFound):
         Bundle.open(partial)
+    with pytest.raises(Stopped):
+        export_bundle(random_folder, out, OPTIONS, stop)
+    assert not list(tmp_path.iterdir()), "the next export cleans up what the killed one left"
+
+
+def test_two_exports_do_not_write_the_same_bundle(random_folder: Path, tmp_path: Path) -> None:
+    out = tmp_path / "bundle"
+
+    def export_again(*_: object) -> None:
+        with pytest.raises(ExportError, match="another export is writing"):
+            export_bundle(random_folder, out, OPTIONS, stop)
+        raise Stopped
+
+    with pytest.raises(Stopped):
+        export_bundle(random_folder, out, OPTIONS, export_again)
