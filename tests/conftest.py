@@ -20,3 +20,15 @@ def demo_inpainter(private_cache: None) -> Iterator[Inpainter]:
     """The embedded demo model on the CPU, opened once. Tests that close or patch open their own."""
     with Inpainter.open() as inpainter:
         yield inpainter
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Leave the figures the parity tests measured in the log of every run."""
+    measured = [
+        report.capstdout
+        for report in terminalreporter.getreports("passed")
+        if report.nodeid.startswith("tests/parity/") and report.capstdout
+    ]
+    if measured:
+        terminalreporter.section("measured against diffusers and PyTorch")
+        terminalreporter.write("".join(measured))
