@@ -100,7 +100,7 @@ def encode(picture: Image.Image, file_format: str) -> bytes:
 
 
 def format_of(path: str | os.PathLike[str]) -> str:
-    """ "jpeg" or "png" by a file name's ending; InvalidInput for any other."""
+    """The format a file name's ending stands for, "jpeg" or "png"; InvalidInput for any other."""
     endings = {".jpg": "jpeg", ".jpeg": "jpeg", ".png": "png"}
     ending = Path(path).suffix.lower()
     if ending not in endings:

@@ -28,9 +28,10 @@ def known_latents(
         noise = []
         for seed in batch:
             stream = TorchNoise(seed)
-            if not parity or seed == request.seed:
-                draw = stream.normal(shape)
-                clean = posterior.sample(draw) if parity else clean
+            if not parity:
+                stream.skip(shape)
+            elif seed == request.seed:
+                clean = posterior.sample(stream.normal(shape))
             noise.append(stream.normal(shape))
         yield Known(clean, np.concatenate(noise), mask)
 
