@@ -15,6 +15,7 @@ MANIFEST_NAME = "lightfill.json"
 SCHEMA_VERSION = 1
 
 Arithmetic = Literal["float32", "float16"]
+TextRole = Literal["text_encoder", "text_encoder_2"]
 Role = Literal[
     "text_encoder", "text_encoder_2", "unet", "vae_encoder", "vae_decoder", "safety_checker"
 ]
@@ -114,7 +115,7 @@ class Manifest(_Section):
     made_with: dict[str, str]
     components: dict[str, Component]
     steps: dict[int, StepCount] = Field(min_length=1)
-    tokenizers: dict[Literal["text_encoder", "text_encoder_2"], Tokenizer]
+    tokenizers: dict[TextRole, Tokenizer]
     scheduler: SchedulerConstants
     vae: Vae
     licences: list[Licence]

@@ -17,13 +17,13 @@ from tokenizers import Tokenizer
 from .bundle import Bundle
 from .components import TOKENS
 from .errors import BundleCorrupt, InvalidInput
-from .manifest import Tokenizer as TokenizerEntry
+from .manifest import TextRole
 from .sessions import Session
 from .textual_inversion import TextualInversion
 
 logger = logging.getLogger(__name__)
 
-_TOWERS = ("text_encoder", "text_encoder_2")
+_TOWERS: tuple[TextRole, ...] = ("text_encoder", "text_encoder_2")
 _KEPT_VOCABULARIES = 8
 
 
@@ -53,9 +53,10 @@ class TextConditioner:
         self._bundle = bundle
         self._sessions = {"text_encoder": encoder, "text_encoder_2": encoder_2}
         self._tables = {name: bundle.token_embedding(name) for name in _TOWERS}
+        self._entries = bundle.manifest.tokenizers
         self._vocabulary = lru_cache(maxsize=_KEPT_VOCABULARIES)(self._load_vocabulary)
-        for name in _TOWERS:
-            self._vocabulary(name, ())
+        for entry in self._entries.values():
+            self._vocabulary(entry.file, (), ())
 
     def encode(self, prompt: str, inversions: Sequence[TextualInversion] = ()) -> Conditioning:
         """Condition on `prompt`, in which `inversions`' tokens stand for their learned vectors."""
@@ -73,11 +74,15 @@ class TextConditioner:
         return Conditioning(_frozen(hidden), _frozen(pooled), truncated)
 
     def _window(
-        self, name: str, prompt: str, tokens: tuple[str, ...], rows: Sequence[int]
+        self, name: TextRole, prompt: str, tokens: tuple[str, ...], rows: Sequence[int]
     ) -> "_Window":
-        entry = self._bundle.manifest.tokenizers[name]  # type: ignore[index]
+        entry = self._entries[name]
         vocabulary_size = len(self._tables[name])
-        encoding = self._vocabulary(name, tokens).encode(prompt, add_special_tokens=False)
+        # Special tokens the prompt does not spell change nothing: mostly the towers, which differ
+        # in those only, share one loaded vocabulary (each takes a good part of a cold start).
+        special = tuple(token for token in entry.special_tokens if token in prompt)
+        vocabulary = self._vocabulary(entry.file, special, tokens)
+        encoding = vocabulary.encode(prompt, add_special_tokens=False)
         first_row = np.cumsum([0, *rows])
         ids: list[int] = []
         starts: list[int] = []
@@ -127,9 +132,11 @@ class TextConditioner:
                     "use a textual inversion trained for this model",
                 )
 
-    def _load_vocabulary(self, name: str, tokens: tuple[str, ...]) -> Tokenizer:
-        entry = self._bundle.manifest.tokenizers[name]  # type: ignore[index]
-        tokenizer = _read_tokenizer(self._bundle.root / entry.file, entry)
+    def _load_vocabulary(
+        self, file: str, special_tokens: tuple[str, ...], tokens: tuple[str, ...]
+    ) -> Tokenizer:
+        tokenizer = _read_tokenizer(self._bundle.root / file)
+        tokenizer.add_special_tokens(list(special_tokens))
         for token in tokens:
             if tokenizer.token_to_id(token) is not None:
                 raise InvalidInput(
@@ -148,13 +155,11 @@ class _Window:
     truncated: str | None
 
 
-def _read_tokenizer(path: Path, entry: TokenizerEntry) -> Tokenizer:
+def _read_tokenizer(path: Path) -> Tokenizer:
     try:
-        tokenizer = Tokenizer.from_file(str(path))
+        return Tokenizer.from_file(str(path))
     except Exception as error:  # tokenizers raises bare Exception
         raise BundleCorrupt(f"{path} is not a tokenizer ({error}); export it again") from error
-    tokenizer.add_special_tokens(entry.special_tokens)
-    return tokenizer
 
 
 def _frozen(array: NDArray[np.float32]) -> NDArray[np.float32]:
