@@ -105,7 +105,7 @@ class TextConditioner:
         return _Window(np.array(filled), filled.index(entry.eos_token_id), truncated)
 
     def _encode_window(
-        self, name: str, window: "_Window", vectors: Sequence[NDArray[np.float32]]
+        self, name: TextRole, window: "_Window", vectors: Sequence[NDArray[np.float32]]
     ) -> dict[str, NDArray[np.float32]]:
         session, table = self._sessions[name], self._tables[name]
         embeds = np.empty((1, TOKENS, table.shape[1]), np.float32)
