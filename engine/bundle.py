@@ -43,6 +43,8 @@ class Bundle:
         `check=True` reads every file again even if this machine has done so before. Raises
         BundleNotFound, or BundleCorrupt naming the file and the fix.
         """
+        if not isinstance(path, str | os.PathLike | None):
+            raise BundleNotFound(f"{path!r} is no path; pass a bundle's directory, or None")
         root = Path(path) if path is not None else DEMO_BUNDLE
         manifest_path = root / MANIFEST_NAME
         try:
@@ -52,10 +54,10 @@ class Bundle:
                 f"{root} is not a bundle: it has no {MANIFEST_NAME}; make one with "
                 "`lightfill export --base CHECKPOINT --out BUNDLE`"
             ) from None
-        except OSError as error:
+        except (OSError, ValueError) as error:
+            reason = getattr(error, "strerror", None) or error
             raise BundleNotFound(
-                f"{manifest_path} cannot be read: {error.strerror}; check the path and its "
-                "permissions"
+                f"{manifest_path} cannot be read: {reason}; check the path and its permissions"
             ) from error
         bundle = cls(root.resolve(), _parse_manifest(text, manifest_path))
         bundle._verify(hashlib.sha256(text).hexdigest(), trust_stamp=not check)

@@ -20,7 +20,8 @@ from .images import MASK_THRESHOLD
 WORKING_MULTIPLE = 32
 """The UNet halves its latents twice: sides must be multiples of 4 latent cells of 8 pixels."""
 
-_ENLARGED_THRESHOLD = 255 // 4
+MAX_ENLARGEMENT = 4
+"""How far `crop_to_mask` magnifies the photo at most."""
 _ROUNDING = 1e-6
 """Mask pixels by which a computed edge may miss the whole number it stands for."""
 
@@ -92,16 +93,17 @@ def choose_window(
     """The window for a photo and a working size, both (width, height).
 
     With `crop_to_mask`, `mask_bounds` grown by that fraction of its own size on every side, then to
-    the working shape; without, as `fit` says.
+    the working shape; at least a quarter of the working size, so that a speck has surroundings, and
+    no larger than the photo allows unless the mask itself is. Without, as `fit` says.
     """
+    ratios = photo_size[0] / size[0], photo_size[1] / size[1]
     if crop_to_mask is not None:
-        grown_width = mask_bounds.width * (1 + 2 * crop_to_mask)
-        grown_height = mask_bounds.height * (1 + 2 * crop_to_mask)
-        scale = max(grown_width / size[0], grown_height / size[1])
+        needed = max(mask_bounds.width / size[0], mask_bounds.height / size[1])
+        grown = max(needed * (1 + 2 * crop_to_mask), 1 / MAX_ENLARGEMENT)
+        scale = max(needed, min(grown, *ratios))
         return _centred(photo_size, size, scale, mask_bounds)
     if fit is Fit.STRETCH:
         return Window(0, 0, *photo_size)
-    ratios = photo_size[0] / size[0], photo_size[1] / size[1]
     scale = max(ratios) if fit is Fit.PAD else min(ratios)
     return _centred(photo_size, size, scale, mask_bounds)
 
@@ -226,17 +228,21 @@ def _covering_mask(
 ) -> Mask:
     """Threshold, then resample so that nothing painted vanishes, however thin.
 
-    Where an axis shrinks, a pixel is painted that touches anything painted; enlarged, one painted
-    by a quarter, which is what a single pixel leaves at least in bilinear interpolation.
+    Along an axis that shrinks, a pixel is painted that touches anything painted; along one that
+    grows, one whose centre is, so that the mask's border stays where it was drawn.
     """
     painted = mask >= MASK_THRESHOLD
-    box = left, top, right, bottom = _scaled(source, scale)
-    if right - left >= target.width or bottom - top >= target.height:
-        rows = _any_touched(painted, 0, (top, bottom), target.height)
-        return _any_touched(rows, 1, (left, right), target.width)
-    picture = Image.fromarray(painted.astype(np.uint8) * np.uint8(255))
-    size = target.width, target.height
-    return np.asarray(picture.resize(size, Image.Resampling.BILINEAR, box)) >= _ENLARGED_THRESHOLD
+    left, top, right, bottom = _scaled(source, scale)
+    rows = _resampled(painted, 0, (top, bottom), target.height)
+    return _resampled(rows, 1, (left, right), target.width)
+
+
+def _resampled(painted: Mask, axis: int, span: tuple[float, float], parts: int) -> Mask:
+    if span[1] - span[0] >= parts:
+        return _any_touched(painted, axis, span, parts)
+    centres = np.linspace(*span, 2 * parts + 1)[1::2]
+    nearest: Mask = painted.take(np.minimum(centres.astype(np.intp), painted.shape[axis] - 1), axis)
+    return nearest
 
 
 def _any_touched(painted: Mask, axis: int, span: tuple[float, float], parts: int) -> Mask:

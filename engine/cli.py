@@ -1,5 +1,6 @@
 """`lightfill ...`: the command line. Errors end as one sentence on stderr and a non-zero status."""
 
+import io
 import json
 import logging
 import sys
@@ -22,6 +23,7 @@ app = typer.Typer(
     help="SDXL-Lightning inpainting on your own hardware.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
+    rich_markup_mode=None,  # it would swallow every [...] in the help
     add_completion=False,
 )
 _screen = Console(stderr=True)
@@ -33,6 +35,9 @@ def main() -> None:
     logging.basicConfig(level=logging.WARNING, format="lightfill: %(message)s")
     # Our own pixel limit, with its own message, comes right after Pillow's warning would.
     warnings.filterwarnings("ignore", message=".*decompression bomb", category=Warning)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # a narrow terminal is no reason to fail
     try:
         app()
     except InvalidInput as error:
@@ -93,20 +98,19 @@ def inpaint(
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
     """Repaint the white part of MASK in IMAGE as PROMPT says."""
+    from .output_paths import check_writable, numbered, output_path
     from .pipeline import Embedding, Inpainter
     from .request import validated
 
-    target = _output_path(output, file_format, image)
+    target = output_path(output, file_format, image)
     options: dict[str, Any] = {
         "image_size": image_size, "steps": steps, "strength": strength, "seed": seed,
         "num_images": num_images, "fit": fit, "crop_to_mask": crop_to_mask,
         "feather": feather, "blend": blend, "composite": composite,
     }  # fmt: skip
     validated(prompt=prompt, **options)  # before a model is loaded
-    embeddings = [
-        Embedding(path, tuple(tokens.split(","))) if tokens else Embedding(path)
-        for path, _, tokens in (given.partition("=") for given in embedding or [])
-    ]
+    check_writable(target)
+    embeddings = [Embedding(*_path_and_tokens(given)) for given in embedding or []]
     with (
         Inpainter.open(bundle, device, threads=threads) as inpainter,
         _progress(hidden=as_json) as progress,
@@ -121,7 +125,7 @@ def inpaint(
             on_step=lambda at: progress.update(task, completed=at.step, total=at.of),
             **options,
         )
-    paths = [result.save(path, i) for i, path in enumerate(_numbered(target, num_images))]
+    paths = [result.save(path, i) for i, path in enumerate(numbered(target, num_images))]
     report = _report(result, paths)
     if as_json:
         print(json.dumps(report, indent=1))
@@ -173,7 +177,7 @@ def info(
     _out.print(table)
     _out.print(f"{opened.bytes_on_disk / 1e6:.1f} MB in {len(manifest.files)} files, all as listed")
     for licence in manifest.licences:
-        _out.print(f"licence: {licence.file} ({licence.covers})", highlight=False)
+        _out.print(f"licence: {licence.file} ({licence.covers})", markup=False)
 
 
 @app.command()
@@ -203,26 +207,15 @@ def export(
             arithmetics=arithmetic, weights=weights,
             on_component=lambda part, kind: progress.update(task, description=f"{part} {kind}"),
         )  # fmt: skip
-    _out.print(f"{made} is ready: `lightfill inpaint --bundle {made} ...`", highlight=False)
+    _out.print(f"{made} is ready: `lightfill inpaint --bundle {made} ...`", markup=False)
 
 
-def _output_path(output: Path | None, file_format: str | None, image: Path) -> Path:
-    """Where to write, its ending agreeing with --format."""
-    from .images import FORMATS, format_of
-
-    if file_format is not None and file_format not in FORMATS:
-        raise InvalidInput("format", f"{file_format!r} is not one of {', '.join(FORMATS)}")
-    target = output or Path(f"{image.stem}-inpainted.{file_format or 'png'}")
-    if file_format is not None and format_of(target) != file_format:
-        raise InvalidInput("format", f"{file_format} differs from {target}; leave one of them out")
-    format_of(target)
-    return target
-
-
-def _numbered(target: Path, count: int) -> list[Path]:
-    if count == 1:
-        return [target]
-    return [target.with_stem(f"{target.stem}-{number}") for number in range(1, count + 1)]
+def _path_and_tokens(given: str) -> tuple[Any, ...]:
+    """FILE or FILE=TOKEN,TOKEN; a file that exists under the whole text is meant as it is."""
+    path, equals, tokens = given.rpartition("=")
+    if not equals or Path(given).exists():
+        return (given,)
+    return path, tuple(tokens.split(","))
 
 
 def _report(result: Any, paths: list[Path]) -> dict[str, Any]:
@@ -238,6 +231,7 @@ def _report(result: Any, paths: list[Path]) -> dict[str, Any]:
         "size": list(result.image.size),
         "prompt": result.prompt,
         "truncated_prompt": result.truncated_prompt,
+        "mask_cut_off": result.mask_cut_off,
         "safety_checked": result.safety_checked,
         "has_nsfw_concepts": list(result.has_nsfw_concepts),
         "device": result.device,
@@ -258,7 +252,7 @@ def _print_report(report: dict[str, Any]) -> None:
         highlight=False,
     )
     for path in report["output"]:
-        _out.print(path, soft_wrap=True, highlight=False)
+        _out.print(path, soft_wrap=True, highlight=False, markup=False)
 
 
 def _progress(*, hidden: bool) -> Progress:

@@ -8,6 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 MAX_FEATHER = 64
+"""Pixels at the working size; `crop_to_mask` scales them to the photo's."""
+MAX_PHOTO_FEATHER = 256
 
 Pixels = NDArray[np.uint8]
 Mask = NDArray[np.bool_]
@@ -67,10 +69,10 @@ def _depth(mask: Mask, limit: int) -> NDArray[np.float32]:
         np.minimum(across[:, :-1], across[:, 1:] + np.uint16(1), out=across[:, :-1])
         if across.max() < far:
             break
-    squared = (across * across).astype(np.uint16)
+    squared = across.astype(np.uint32) ** 2
     nearest = squared.copy()
     for offset in range(1, min(limit, len(mask) - 1) + 1):
-        step = np.uint16(offset * offset)
+        step = np.uint32(offset * offset)
         np.minimum(nearest[offset:], squared[:-offset] + step, out=nearest[offset:])
         np.minimum(nearest[:-offset], squared[offset:] + step, out=nearest[:-offset])
     return np.sqrt(nearest, dtype=np.float32)

@@ -127,7 +127,8 @@ def reporter(
     def report(estimate: Latents, seconds: float) -> None:
         durations.append(seconds)
         step = len(durations)
-        if on_step is not None and on_step(Progress(step, of, estimate)) is False:
+        answer = None if on_step is None else on_step(Progress(step, of, estimate))
+        if isinstance(answer, bool | np.bool_) and not answer:
             raise Cancelled(f"cancelled by the step callback after step {step} of {of}")
 
     return report

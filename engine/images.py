@@ -3,8 +3,10 @@
 Pixel arrays are uint8 (height, width, 3); masks are bool (height, width), True where to repaint.
 """
 
+import contextlib
 import io
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +22,7 @@ ImageSource = bytes | str | os.PathLike[str] | Image.Image | NDArray[Any]
 
 MAX_PIXELS = 64_000_000
 """Larger pictures are refused from their header, before they are decoded."""
+PILLOW_MAX_PIXELS = Image.MAX_IMAGE_PIXELS or 2**63
 MASK_THRESHOLD = 128
 JPEG_QUALITY = 95
 PNG_LEVEL = 1
@@ -52,11 +55,12 @@ def decode_photo(source: ImageSource, field: str = "image", max_pixels: int = MA
     """
     picture = _open(source, field, max_pixels)
     profile = picture.info.get("icc_profile") if picture.mode in ("RGB", "RGBA") else None
-    picture = _eight_bit(picture, field)
-    if _has_alpha(picture):
-        layer = picture.convert("RGBA")
-        picture = Image.alpha_composite(Image.new("RGBA", layer.size, _WHITE), layer)
-    return Photo(_pixels(picture.convert("RGB")), profile)
+    with _decoding(field, source):
+        picture = _eight_bit(picture, field)
+        if _has_alpha(picture):
+            layer = picture.convert("RGBA")
+            picture = Image.alpha_composite(Image.new("RGBA", layer.size, _WHITE), layer)
+        return Photo(_pixels(picture.convert("RGB")), profile)
 
 
 def decode_mask(
@@ -67,7 +71,12 @@ def decode_mask(
     A mask with transparency is a painted layer: brightness times opacity, or opacity alone where
     everything visible has one colour (strokes of any colour on a transparent ground).
     """
-    picture = _eight_bit(_open(source, field, max_pixels), field)
+    picture = _open(source, field, max_pixels)
+    with _decoding(field, source):
+        return _mask_of(_eight_bit(picture, field))
+
+
+def _mask_of(picture: Image.Image) -> NDArray[np.uint8]:
     if not _has_alpha(picture):
         return _pixels(picture.convert("L"))
     layer = picture.convert("RGBA")
@@ -92,10 +101,13 @@ def encode(picture: Image.Image, file_format: str) -> bytes:
     profile = picture.info.get("icc_profile")
     bare = picture.copy()
     bare.info = {}  # Pillow writes some of it, such as comments, unasked
-    if file_format == "jpeg":
-        bare.save(buffer, "JPEG", quality=JPEG_QUALITY, icc_profile=profile)
-    else:
-        bare.save(buffer, "PNG", compress_level=PNG_LEVEL, icc_profile=profile)
+    options = {"quality": JPEG_QUALITY} if file_format == "jpeg" else {"compress_level": PNG_LEVEL}
+    try:
+        bare.save(buffer, FORMATS[file_format], icc_profile=profile, **options)
+    except OSError as error:
+        raise InvalidInput(
+            "format", f"{picture.width}x{picture.height} is no {file_format} ({error}); use png"
+        ) from error
     return buffer.getvalue()
 
 
@@ -110,11 +122,18 @@ def format_of(path: str | os.PathLike[str]) -> str:
 
 def _open(source: ImageSource, field: str, max_pixels: int) -> Image.Image:
     """The picture, upright and fully decoded, after its header passed the size check."""
-    try:
+    with _decoding(field, source):
         picture = _lazy(source, field)
         _check_pixel_count(picture.size, field, max_pixels)
         picture.load()
-        return ImageOps.exif_transpose(picture)
+        return _upright(picture)
+
+
+@contextlib.contextmanager
+def _decoding(field: str, source: ImageSource) -> Iterator[None]:
+    """Turn whatever a codec or a conversion raises into our errors, naming `field`."""
+    try:
+        yield
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         reason = str(error).rstrip(".")
         raise ImageTooLarge(field, f"{reason}; scale it down first") from error
@@ -128,6 +147,14 @@ def _open(source: ImageSource, field: str, max_pixels: int) -> Image.Image:
         raise ImageLoadError(
             field, f"{_name(source)} cannot be decoded: {error}; save it again"
         ) from error
+
+
+def _upright(picture: Image.Image) -> Image.Image:
+    """EXIF orientation applied; a picture whose EXIF cannot be read is upright as it is."""
+    try:
+        return ImageOps.exif_transpose(picture)
+    except Exception:  # noqa: BLE001  # damaged tags raise anything, and are no reason to refuse
+        return picture
 
 
 def _check_pixel_count(size: tuple[int, int], field: str, max_pixels: int) -> None:

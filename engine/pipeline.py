@@ -1,6 +1,7 @@
 """Inpainter: one request from a photo, a mask and a prompt to pictures, top to bottom."""
 
 import hashlib
+import logging
 import os
 import threading
 import time
@@ -16,12 +17,13 @@ from ..scheduler import NoiseConstants, Schedule, first_step, trailing_schedule
 from . import vae
 from .bundle import Bundle
 from .cache import ByteBoundedCache
+from .checks import whole_number
 from .denoise import OnStep, denoise, reporter, starting_latents
 from .errors import InvalidInput, SessionError
 from .framing import frame
-from .images import MAX_PIXELS, ImageSource, decode_mask, decode_photo
+from .images import MAX_PIXELS, PILLOW_MAX_PIXELS, ImageSource, decode_mask, decode_photo
 from .known import batches_of, known_latents
-from .request import ImageSize, Request, validated
+from .request import MAX_IMAGES, ImageSize, Request, validated
 from .result import Result, Timings
 from .safety import blacked_out, is_unsafe
 from .sessions import Session, SessionOptions, open_session
@@ -29,6 +31,8 @@ from .text import Conditioning, TextConditioner
 from .textual_inversion import DEFAULT_TOKENS, TextualInversion, load_textual_inversion
 
 CACHE_BYTES = 256 << 20
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -53,14 +57,15 @@ class Inpainter:
         max_pixels: int = MAX_PIXELS,
     ) -> None:
         """See `open`, which most callers want."""
-        if batch_size < 1:
-            raise InvalidInput("batch_size", f"must be at least 1, got {batch_size}")
+        whole_number("cache_bytes", cache_bytes, 0, 2**63)
         self.bundle = bundle
         self.device = device
         self._options = options
-        self._batch_size = batch_size
-        self._max_pixels = max_pixels
+        self._batch_size = whole_number("batch_size", batch_size, 1, MAX_IMAGES)
+        self._max_pixels = whole_number("max_pixels", max_pixels, 1, PILLOW_MAX_PIXELS)
         self._sessions: dict[str, Session] = {}
+        self._conditionings = ByteBoundedCache[Conditioning](cache_bytes // 4)
+        self._posteriors = ByteBoundedCache[vae.Posterior](cache_bytes - cache_bytes // 4)
         self._opening = threading.Lock()
         self._open: ExitStack | None = ExitStack()
         try:
@@ -71,8 +76,6 @@ class Inpainter:
         except BaseException:
             self.close()
             raise
-        self._conditionings = ByteBoundedCache[Conditioning](cache_bytes // 4)
-        self._posteriors = ByteBoundedCache[vae.Posterior](cache_bytes - cache_bytes // 4)
 
     @classmethod
     def open(
@@ -93,7 +96,8 @@ class Inpainter:
         threads, memory_arena, device_index: see `SessionOptions`.
         cache_bytes: bound for remembered prompts and encoded photos together; 0 remembers nothing.
         batch_size: pictures per UNet call when `num_images` asks for several.
-        max_pixels: larger photos and masks are refused before they are decoded.
+        max_pixels: larger photos and masks are refused before they are decoded; at most Pillow's
+            own limit of 89 million.
 
         UNets are loaded when their step count is first used. Raises BundleError or
         DeviceUnavailable; never another device than the one asked for.
@@ -154,6 +158,8 @@ class Inpainter:
             num_images=num_images, fit=fit, crop_to_mask=crop_to_mask, feather=feather,
             blend=blend, composite=composite,
         )  # fmt: skip
+        if on_step is not None and not callable(on_step):
+            raise InvalidInput("on_step", f"{on_step!r} cannot be called; pass a function or None")
         unet, schedule = self._unet(request)
         checker = self._safety_checker(enable_safety_checker)
         inversions = self._inversions(embeddings or ())
@@ -164,6 +170,8 @@ class Inpainter:
             framing = frame(photo, decode_mask(mask, max_pixels=self._max_pixels), request)
         with timings.measure("text"):
             conditioning = self._conditioning(request.prompt, inversions)
+            if conditioning.truncated:
+                logger.warning("the prompt is too long; not used: %.200r", conditioning.truncated)
         with timings.measure("vae_encode"):
             posterior = self._posterior(framing.padded_pixels)
         batches = batches_of(request.seeds, self._batch_size)
@@ -185,6 +193,7 @@ class Inpainter:
             images=tuple(images),
             source=framing.source,
             mask=framing.region,
+            mask_cut_off=framing.mask_cut_off,
             prompt=request.prompt,
             truncated_prompt=conditioning.truncated,
             seeds=request.seeds,
@@ -204,6 +213,8 @@ class Inpainter:
             self._sessions.clear()
         if opened is not None:
             opened.close()
+            self._conditionings.clear()
+            self._posteriors.clear()
 
     def __enter__(self) -> Self:
         return self
@@ -251,6 +262,8 @@ class Inpainter:
     def _inversions(
         self, embeddings: Sequence[Embedding | Mapping[str, Any]]
     ) -> list[TextualInversion]:
+        if not isinstance(embeddings, Sequence):
+            raise InvalidInput("embeddings", f"{embeddings!r} is no list; pass a list of them")
         inversions = []
         for given in embeddings:
             embedding = _embedding(given)

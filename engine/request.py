@@ -1,14 +1,12 @@
 """One request's options, checked once and resolved; what comes after trusts them."""
 
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
-from math import isnan
 from typing import Any, TypeVar
 
-import numpy as np
-
 from .canvas import Fit
+from .checks import flag, real_number, whole_number
 from .composite import MAX_FEATHER
 from .denoise import Blend
 from .errors import InvalidInput
@@ -75,22 +73,22 @@ def validated(
         raise InvalidInput("prompt", f"must be text, got {type(prompt).__name__}")
     if any("\ud800" <= character <= "\udfff" for character in prompt):
         raise InvalidInput("prompt", "holds half a surrogate pair; pass whole Unicode characters")
-    count = _integer("num_images", num_images, 1, MAX_IMAGES)
-    first = secrets.randbelow(_SEEDS) if seed is None else _integer("seed", seed, 0, 2**64 - 1)
+    count = whole_number("num_images", num_images, 1, MAX_IMAGES)
+    first = secrets.randbelow(_SEEDS) if seed is None else whole_number("seed", seed, 0, 2**64 - 1)
     padding = crop_to_mask
     if padding is not None:
-        padding = _number("crop_to_mask", padding, 0.0, MAX_CROP_PADDING)
+        padding = real_number("crop_to_mask", padding, 0.0, MAX_CROP_PADDING)
     return Request(
         prompt=prompt,
         image_size=resolve_image_size(image_size),
-        steps=_integer("steps", steps, 1, 1000),
-        strength=_number("strength", strength, MIN_STRENGTH, 1.0),
+        steps=whole_number("steps", steps, 1, 1000),
+        strength=real_number("strength", strength, MIN_STRENGTH, 1.0),
         seeds=tuple((first + i) % 2**64 for i in range(count)),
         fit=_choice("fit", fit, Fit),
         crop_to_mask=padding,
-        feather=_integer("feather", feather, 0, MAX_FEATHER),
+        feather=whole_number("feather", feather, 0, MAX_FEATHER),
         blend=_choice("blend", blend, Blend),
-        composite=bool(composite),
+        composite=flag("composite", composite),
     )
 
 
@@ -114,7 +112,7 @@ def resolve_image_size(image_size: Any) -> tuple[int, int] | None:
         if unknown or len(image_size) != 2:
             raise InvalidInput("image_size", f"needs width and height, got {dict(image_size)}")
         return check_size(image_size["width"], image_size["height"])
-    if isinstance(image_size, Sequence) and len(image_size) == 2:
+    if isinstance(image_size, list | tuple) and len(image_size) == 2:
         return check_size(image_size[0], image_size[1])
     raise InvalidInput(
         "image_size", f"{image_size!r} is no size; use a preset, (width, height) or 'WIDTHxHEIGHT'"
@@ -124,29 +122,9 @@ def resolve_image_size(image_size: Any) -> tuple[int, int] | None:
 def check_size(width: Any, height: Any) -> tuple[int, int]:
     """Both sides as ints in 64..2048."""
     return (
-        _integer("image_size", width, MIN_SIDE, MAX_SIDE),
-        _integer("image_size", height, MIN_SIDE, MAX_SIDE),
+        whole_number("image_size", width, MIN_SIDE, MAX_SIDE),
+        whole_number("image_size", height, MIN_SIDE, MAX_SIDE),
     )
-
-
-def _integer(field: str, value: Any, low: int, high: int) -> int:
-    # fal's schema spells steps as text; 20 digits hold any seed, 4300 are more than int() takes.
-    if isinstance(value, str) and value.isdecimal() and len(value) <= 20:
-        value = int(value)
-    if isinstance(value, bool) or not isinstance(value, int | np.integer):
-        raise InvalidInput(field, f"must be a whole number from {low} to {high}, got {value!r}")
-    if not low <= value <= high:
-        raise InvalidInput(field, f"must be from {low} to {high}, got {value}")
-    return int(value)
-
-
-def _number(field: str, value: Any, low: float, high: float) -> float:
-    real = isinstance(value, int | float | np.integer | np.floating)
-    if not real or isinstance(value, bool) or (not isinstance(value, int) and isnan(value)):
-        raise InvalidInput(field, f"must be a number from {low:g} to {high:g}, got {value!r}")
-    if not low <= value <= high:
-        raise InvalidInput(field, f"must be from {low:g} to {high:g}, got {value}")
-    return float(value)
 
 
 def _choice(field: str, value: Any, kind: type[Choice]) -> Choice:

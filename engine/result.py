@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from .atomic_write import write_atomically
+from .checks import whole_number
 from .errors import InvalidInput
 from .images import encode, format_of
 
@@ -60,7 +61,9 @@ class Result:
         photo's own size).
     source, mask: what the pictures were composited onto: uint8 (height, width, 3), and bool
         (height, width), True where the model painted. Outside it, pixels equal `source`.
-    seeds: the seed of each picture; picture k alone is what `seed=seeds[k]` gives.
+    seeds: the seed of each picture; picture k alone is what `seed=seeds[k]` gives (with
+        blend="diffusers" the first picture's seed also decides the known latents of all).
+    mask_cut_off: share (0..1) of the mask that `fit="crop"` left outside the picture.
     effective_steps: UNet calls per picture after `strength` (scheduler.strength).
     safety_checked, has_nsfw_concepts: whether a checker ran, and which pictures it blacked out.
     truncated_prompt: the end of the prompt the 77-token window had no room for, or None.
@@ -69,6 +72,7 @@ class Result:
     images: tuple[Image.Image, ...]
     source: NDArray[np.uint8]
     mask: NDArray[np.bool_]
+    mask_cut_off: float
     prompt: str
     truncated_prompt: str | None
     seeds: tuple[int, ...]
@@ -92,11 +96,17 @@ class Result:
 
     def save(self, path: str | os.PathLike[str], index: int = 0) -> Path:
         """Write picture `index` to `path` (.png, .jpg or .jpeg), whole or not at all."""
+        if not isinstance(path, str | os.PathLike):
+            raise InvalidInput("output", f"{path!r} is no path; pass one ending in .png or .jpg")
         target = Path(path)
-        data = encode(self.images[index], format_of(target))
+        data = encode(
+            self.images[whole_number("index", index, 0, len(self.images) - 1)], format_of(target)
+        )
         try:
             write_atomically(target, data)
-        except OSError as error:
-            reason = error.strerror or error
-            raise InvalidInput("output", f"{target} cannot be written: {reason}") from error
+        except (OSError, ValueError) as error:
+            reason = getattr(error, "strerror", None) or error
+            raise InvalidInput(
+                "output", f"{target} cannot be written: {reason}; choose another path"
+            ) from error
         return target

@@ -4,7 +4,6 @@ The token table is looked up here rather than inside the ONNX graphs, so learned
 rows and need no export.
 """
 
-import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -20,8 +19,6 @@ from .errors import BundleCorrupt, InvalidInput
 from .manifest import TextRole
 from .sessions import Session
 from .textual_inversion import TextualInversion
-
-logger = logging.getLogger(__name__)
 
 _TOWERS: tuple[TextRole, ...] = ("text_encoder", "text_encoder_2")
 _KEPT_VOCABULARIES = 8
@@ -67,8 +64,6 @@ class TextConditioner:
             window = self._window(name, prompt, tokens, [len(rows) for rows in vectors])
             states[name] = self._encode_window(name, window, vectors)
             truncated = truncated or window.truncated
-        if truncated:
-            logger.warning("prompt is longer than %d tokens; not used: %r", TOKENS, truncated)
         hidden = np.concatenate([states[name]["hidden_states"] for name in _TOWERS], axis=-1)
         pooled = states["text_encoder_2"]["text_embeds"]
         return Conditioning(_frozen(hidden), _frozen(pooled), truncated)
@@ -142,7 +137,10 @@ class TextConditioner:
                 raise InvalidInput(
                     "embeddings", f"token {token!r} is in the vocabulary already; choose another"
                 )
-        tokenizer.add_tokens(list(tokens))
+        if tokenizer.add_tokens(list(tokens)) != len(tokens):
+            raise InvalidInput(
+                "embeddings", f"tokens {', '.join(tokens)} repeat; give every embedding its own"
+            )
         return tokenizer
 
 

@@ -59,6 +59,8 @@ def _check_tokens(tokens: Any) -> None:
     listed = isinstance(tokens, list | tuple) and all(isinstance(token, str) for token in tokens)
     if not listed or not all(token.strip() for token in tokens) or not tokens:
         raise InvalidInput("embeddings", f"tokens {tokens!r} must be a list of words")
+    if any("\ud800" <= character <= "\udfff" for token in tokens for character in token):
+        raise InvalidInput("embeddings", f"tokens {tokens!r} hold half a surrogate pair")
     if len(set(tokens)) != len(tokens):
         raise InvalidInput("embeddings", f"tokens {list(tokens)} must differ from one another")
 

@@ -13,11 +13,15 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from ..checks import flag, whole_number
 from ..components import Contract
 from ..errors import ContractViolation, NonFiniteOutput
 
 Array = NDArray[Any]
 Feed = Mapping[str, Array]
+
+MAX_THREADS = 1024
+MAX_DEVICES = 64
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,6 +36,13 @@ class SessionOptions:
     threads: int | None = None
     memory_arena: bool = True
     device_index: int = 0
+
+    def __post_init__(self) -> None:
+        """Raise InvalidInput for values no runtime takes."""
+        if self.threads is not None:
+            whole_number("threads", self.threads, 1, MAX_THREADS)
+        flag("memory_arena", self.memory_arena)
+        whole_number("device_index", self.device_index, 0, MAX_DEVICES - 1)
 
 
 @dataclass(frozen=True)

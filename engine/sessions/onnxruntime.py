@@ -49,11 +49,12 @@ class OnnxRuntimeSession(Session):
         super().__init__(component, device, inputs, outputs)
 
     def _run(self, feed: Feed) -> dict[str, Array]:
-        if self._session is None:
+        session = self._session  # closing meanwhile must not pull it from under this run
+        if session is None:
             raise SessionError(f"{self.component} is closed; open a new Inpainter")
         names = list(self.outputs)
         try:
-            values = self._session.run(names, dict(feed))
+            values = session.run(names, dict(feed))
         except Exception as error:  # the pybind layer raises a dozen unrelated types
             raise SessionError(
                 f"{self.component} failed on {self.device}: {_first_line(error)}; "
