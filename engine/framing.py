@@ -93,7 +93,9 @@ def frame(photo: Photo, mask: NDArray[np.uint8], request: Request) -> Framing:
     canvas = place(photo.pixels, mask, window, size, lanczos_mask=parity)
     if not canvas.mask.any():
         raise InvalidInput(
-            "mask", 'all of it lies outside the crop; use fit="pad", or crop_to_mask=0.3'
+            "mask",
+            f'nothing of it is left with fit="{request.fit}" and blend="{request.blend}"; use '
+            'fit="pad" or crop_to_mask=0.3, and blend="context"',
         )
     cut_off = _share_cut_off(mask, photo, window)
     if cut_off:

@@ -100,7 +100,8 @@ class Result:
             raise InvalidInput("output", f"{path!r} is no path; pass one ending in .png or .jpg")
         target = Path(path)
         data = encode(
-            self.images[whole_number("index", index, 0, len(self.images) - 1)], format_of(target)
+            self.images[whole_number("index", index, -len(self.images), len(self.images) - 1)],
+            format_of(target),
         )
         try:
             write_atomically(target, data)

@@ -108,8 +108,22 @@ def test_crop_to_mask_always_shows_the_whole_mask(
     photo, bounds = case
     window = choose_window(photo, size, bounds, Fit.CROP, padding)
     assert contains(window, bounds)
-    assert window.width >= floor(bounds.width * (1 + 2 * padding)) or window.width >= photo[0]
-    assert window.height >= floor(bounds.height * (1 + 2 * padding)) or window.height >= photo[1]
+    grown = [floor(side * (1 + 2 * padding)) for side in (bounds.width, bounds.height)]
+    fills_the_photo = window.width >= photo[0] - 1 or window.height >= photo[1] - 1
+    assert (window.width >= grown[0] and window.height >= grown[1]) or fills_the_photo
+
+
+def test_crop_to_mask_shows_no_more_than_the_photo_has() -> None:
+    window = choose_window((600, 400), (256, 256), Window(200, 100, 400, 300), Fit.CROP, 4.0)
+    assert (window.width, window.height) == (400, 400)
+    assert window.inside((600, 400)) == window
+
+
+def test_crop_to_mask_gives_a_speck_surroundings() -> None:
+    speck = Window(2000, 1500, 2001, 1501)
+    window = choose_window((4000, 3000), (1024, 768), speck, Fit.CROP, 0.3)
+    assert (window.width, window.height) == (256, 192)  # a quarter of the working size
+    assert contains(window, speck)
 
 
 def test_crop_follows_the_mask_to_the_photos_edge() -> None:
@@ -203,21 +217,24 @@ def test_one_painted_pixel_survives_on_a_twelve_megapixel_photo() -> None:
     mask=arrays(np.bool_, st.tuples(st.integers(1, 40), st.integers(1, 40))),
     photo_size=st.tuples(st.integers(1, 40), st.integers(1, 40)),
 )
-def test_shrunk_mask_is_painted_where_anything_touched_is(
+def test_mask_of_another_size_is_painted_where_it_touches_or_at_the_centre(
     mask: np.ndarray, photo_size: tuple[int, int]
 ) -> None:
     height, width = mask.shape
-    if photo_size[0] > width and photo_size[1] > height:
-        photo_size = width, height
-    across, down = width / photo_size[0], height / photo_size[1]
     painted = full_size_mask(mask.astype(np.uint8) * np.uint8(255), photo_size)
     for row in range(photo_size[1]):
         for column in range(photo_size[0]):
-            touched = mask[
-                floor(row * down + 1e-6) : ceil((row + 1) * down - 1e-6),
-                floor(column * across + 1e-6) : ceil((column + 1) * across - 1e-6),
-            ]
-            assert painted[row, column] == touched.any()
+            seen = mask[seen_by(row, photo_size[1], height), seen_by(column, photo_size[0], width)]
+            assert painted[row, column] == seen.any()
+
+
+def seen_by(part: int, parts: int, pixels: int) -> slice:
+    """Mask pixels that decide one of `parts`: all it touches, or the one at its centre."""
+    start, end = part * pixels / parts, (part + 1) * pixels / parts
+    if pixels < parts:
+        centre = (2 * part + 1) * pixels // (2 * parts)
+        return slice(centre, centre + 1)
+    return slice(floor(start + 1e-6), ceil(end - 1e-6))
 
 
 def test_mask_threshold_is_half() -> None:

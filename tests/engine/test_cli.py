@@ -16,6 +16,8 @@ from PIL import Image
 
 from lightfill.engine import cli
 from lightfill.engine.bundle import DEMO_BUNDLE
+from lightfill.engine.images import encode
+from lightfill.engine.pipeline import Inpainter
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 
@@ -130,6 +132,34 @@ def test_diffusers_parity_options_change_the_picture(inpaint: Run, tmp_path: Pat
     assert parity.read_bytes() != (tmp_path / "out.png").read_bytes()
 
 
+def test_paths_with_brackets_are_written_and_printed_as_they_are(
+    inpaint: Run, tmp_path: Path
+) -> None:
+    output = tmp_path / "a[/b][bold]c.png"
+    output.parent.mkdir(parents=True, exist_ok=True)
+    ran = inpaint(output=output)
+    assert ran.status == 0
+    assert str(output) in ran.out
+    assert output.exists()
+
+
+def test_an_output_that_cannot_be_written_is_found_before_the_model_is_opened(
+    inpaint: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Inpainter, "open", lambda *_, **__: pytest.fail("opened a model"))
+    (tmp_path / "file").write_text("in the way")
+    ran = inpaint(output=tmp_path / "file" / "out.png")
+    assert_one_clear_sentence(ran, "choose another path", status=2)
+    (tmp_path / "folder.png").mkdir()
+    ran = inpaint(output=tmp_path / "folder.png")
+    assert_one_clear_sentence(ran, "is a directory", status=2)
+
+
+def test_help_keeps_what_stands_in_brackets(run: Run) -> None:
+    assert "lightfill[export]" in run("export", "--help").out
+    assert "[default:IMAGE-inpainted.png]" in "".join(run("inpaint", "--help").out.split())
+
+
 def _png_header_only(width: int, height: int) -> bytes:
     """A PNG that claims a size and holds next to nothing."""
 
@@ -154,6 +184,13 @@ def _saved(tmp_path: Path, array: np.ndarray) -> Path:
     path = tmp_path / "saved.png"
     Image.fromarray(array).save(path)
     return path
+
+
+def _ends_only() -> bytes:
+    """A mask whose two ends are white: a square crop around its middle shows neither."""
+    mask = np.zeros((10, 1000), np.uint8)
+    mask[:, [0, 999]] = 255
+    return encode(Image.fromarray(mask), "png")
 
 
 BAD_INPUT: dict[str, tuple[Callable[[Path], dict[str, object]], str]] = {
@@ -196,6 +233,14 @@ BAD_INPUT: dict[str, tuple[Callable[[Path], dict[str, object]], str]] = {
     "output ending": (lambda tmp: {"output": tmp / "out.tiff"}, "use .png, .jpg or .jpeg"),
     "format against output": (lambda _: {"format": "jpeg"}, "leave one of them out"),
     "format unknown": (lambda _: {"format": "webp"}, "not one of jpeg, png"),
+    "no threads": (lambda _: {"threads": 0}, "threads: must be from 1 to 1024"),
+    "mask outside the crop": (
+        lambda tmp: {
+            "image": _saved(tmp, np.zeros((10, 1000, 3), np.uint8)),
+            "mask": _file(tmp, "ends.png", _ends_only()),
+        },
+        "nothing of it is left",
+    ),
     "embedding absent": (lambda tmp: {"embedding": tmp / "a.safetensors"}, "cannot be read"),
 }
 

@@ -21,6 +21,7 @@ def result() -> Result:
         images=tuple(Image.fromarray(pixels) for pixels in PIXELS),
         source=PIXELS[0],
         mask=np.ones((8, 12), bool),
+        mask_cut_off=0.0,
         prompt="a red ball",
         truncated_prompt=None,
         seeds=(5, 6),
