@@ -20,7 +20,6 @@ EXIT_BAD_INPUT = 2
 
 app = typer.Typer(
     name="lightfill",
-    help="SDXL-Lightning inpainting on your own hardware.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,  # it would swallow every [...] in the help
@@ -44,6 +43,18 @@ def main() -> None:
         _fail(error, EXIT_BAD_INPUT)
     except LightfillError as error:
         _fail(error, EXIT_FAILED)
+
+
+@app.callback(invoke_without_command=True)
+def show_version(
+    version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
+) -> None:
+    """SDXL-Lightning inpainting on your own hardware."""
+    if version:
+        from .. import __version__
+
+        print(__version__)
+        raise typer.Exit
 
 
 @app.command()

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import lightfill
 from lightfill.engine import cli
 from lightfill.engine.bundle import DEMO_BUNDLE
 from lightfill.engine.images import encode
@@ -153,6 +154,10 @@ def test_an_output_that_cannot_be_written_is_found_before_the_model_is_opened(
     (tmp_path / "folder.png").mkdir()
     ran = inpaint(output=tmp_path / "folder.png")
     assert_one_clear_sentence(ran, "is a directory", status=2)
+
+
+def test_version_is_printed(run: Run) -> None:
+    assert run("--version").out.strip() == lightfill.__version__
 
 
 def test_help_keeps_what_stands_in_brackets(run: Run) -> None:
