@@ -129,3 +129,11 @@ def test_far_off_unpainted_pixels_change_nothing(
     inner = (slice(margin, -margin), slice(margin, -margin))
     result = composite(source, painted, wide, feather)[inner]
     assert (result == composite(source[inner], painted[inner], framed, feather)).all()
+
+
+@pytest.mark.parametrize("feather", [64, 180, 181, 256])
+def test_wide_feathers_of_large_photos_rise_with_the_distance(feather: int) -> None:
+    mask = np.zeros((8, 700), bool)
+    mask[:, 50:650] = True
+    expected = np.minimum(np.arange(1, 301) / feather, 1) * 255
+    assert np.abs(edge_opacity(mask, feather)[4, 50:350].astype(float) - expected).max() <= 0.5
