@@ -17,9 +17,6 @@ def flag(field: str, value: Any) -> bool:
 
 def whole_number(field: str, value: Any, low: int, high: int) -> int:
     """`value` as an int in low..high, or InvalidInput naming `field`."""
-    # fal's schema spells steps as text; 20 digits hold any seed, 4300 are more than int() takes.
-    if isinstance(value, str) and value.isdecimal() and len(value) <= 20:
-        value = int(value)
     if isinstance(value, bool) or not isinstance(value, int | np.integer):
         raise InvalidInput(field, f"must be a whole number from {low} to {high}, got {value!r}")
     if not low <= value <= high:

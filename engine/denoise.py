@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..scheduler import Schedule, denoised, euler_step, noised, scaled_input
+from .components import PIXELS_PER_LATENT
 from .errors import Cancelled
 from .sessions import Session
 from .text import Conditioning
@@ -99,7 +100,7 @@ def _predictor(
     size for both sizes and no crop, as diffusers fills them in.
     """
     batch, _, height, width = shape
-    size = (height * 8, width * 8)
+    size = (height * PIXELS_PER_LATENT, width * PIXELS_PER_LATENT)
     fixed = {
         "encoder_hidden_states": conditioning.hidden_states,
         "text_embeds": conditioning.text_embeds,

@@ -5,6 +5,7 @@ Pixel arrays are uint8 (height, width, 3); masks are bool (height, width), True 
 
 import contextlib
 import io
+import logging
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -27,6 +28,8 @@ MASK_THRESHOLD = 128
 JPEG_QUALITY = 95
 PNG_LEVEL = 1
 FORMATS = {"jpeg": "JPEG", "png": "PNG"}
+
+logger = logging.getLogger(__name__)
 
 _WHITE = (255, 255, 255, 255)
 _WIDE_MODES = ("I;16", "I;16B", "I;16L", "I;16N", "I", "F")
@@ -153,7 +156,8 @@ def _upright(picture: Image.Image) -> Image.Image:
     """EXIF orientation applied; a picture whose EXIF cannot be read is upright as it is."""
     try:
         return ImageOps.exif_transpose(picture)
-    except Exception:  # noqa: BLE001  # damaged tags raise anything, and are no reason to refuse
+    except Exception as error:  # noqa: BLE001  # damaged tags raise anything
+        logger.warning("EXIF cannot be read (%s); the picture is taken as upright", error)
         return picture
 
 

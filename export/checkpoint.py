@@ -56,7 +56,7 @@ class DiffusersFolder:
             )
         factor = 2 ** (len(self._setting("vae/config.json", "block_out_channels")) - 1)
         if factor != PIXELS_PER_LATENT:
-            raise ExportError(f"{self.path}/vae scales by {factor}; SDXL's scales by 8")
+            raise ExportError(f"{self.path}/vae scales by {factor}, not 8; pass an SDXL checkpoint")
 
     def load(self, role: str, dtype: torch.dtype) -> nn.Module:
         """The module of `role` in eval mode, its weights cast to `dtype`."""

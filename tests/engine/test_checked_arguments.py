@@ -20,6 +20,7 @@ MASK = np.full((64, 96), 255, np.uint8)
     "options",
     [
         {"threads": "two"},
+        {"threads": "2"},
         {"threads": 2.5},
         {"threads": 0},
         {"threads": 10**12},
@@ -27,6 +28,9 @@ MASK = np.full((64, 96), 255, np.uint8)
         {"device_index": -1},
         {"batch_size": 1.5},
         {"batch_size": 0},
+        {"batch_size": "2"},
+        {"cache_bytes": "5"},
+        {"max_pixels": "5"},
         {"cache_bytes": None},
         {"cache_bytes": -1},
         {"max_pixels": None},
@@ -105,6 +109,23 @@ def test_odd_transparency_is_ours_to_report(
     except InvalidInput as refused:
         if "cannot be decoded" not in str(refused):
             raise
+
+
+class TurnedByDamage(Image.Image):
+    """A picture whose EXIF raises when it is read, as damaged files' do."""
+
+    def getexif(self) -> Image.Exif:
+        raise SyntaxError("bad tag")
+
+
+def test_a_photo_with_damaged_exif_is_taken_as_upright_and_said_so(
+    demo_inpainter: Inpainter, caplog: pytest.LogCaptureFixture
+) -> None:
+    picture = TurnedByDamage()._new(Image.fromarray(PHOTO).im)
+    picture.__class__ = TurnedByDamage
+    result = paint(demo_inpainter, image=picture, fit="stretch", image_size="source")
+    assert (result.source == PHOTO).all()
+    assert "bad tag" in caplog.text
 
 
 @pytest.mark.parametrize("answer", [False, np.False_])
