@@ -174,7 +174,7 @@ BREAKAGES: dict[str, tuple[Callable[[Path], object], str]] = {
     ),
     "another VAE": (
         lambda folder: edit(folder / "vae/config.json", block_out_channels=[8, 16]),
-        "vae scales by 2; SDXL's scales by 8",
+        "vae scales by 2, not 8; pass an SDXL checkpoint",
     ),
     "flow matching": (
         lambda folder: edit(folder / "scheduler/scheduler_config.json", prediction_type="flow"),
