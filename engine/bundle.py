@@ -52,7 +52,7 @@ class Bundle:
         except (FileNotFoundError, NotADirectoryError):
             raise BundleNotFound(
                 f"{root} is not a bundle: it has no {MANIFEST_NAME}; make one with "
-                "`lightfill export --base CHECKPOINT --out BUNDLE`"
+                "`lightfill export --out BUNDLE`"
             ) from None
         except (OSError, ValueError) as error:
             reason = getattr(error, "strerror", None) or error
@@ -83,7 +83,7 @@ class Bundle:
         if arithmetic not in graphs:
             raise ComponentMissing(
                 f"bundle {self.manifest.name!r} has {name} in {', '.join(graphs)} only; export it "
-                f"again with `lightfill export --arithmetic {arithmetic}`"
+                f"again to another directory with `lightfill export --arithmetic {arithmetic}`"
             )
         return self.root / graphs[arithmetic]
 
@@ -95,7 +95,8 @@ class Bundle:
             have = ", ".join(str(count) for count in sorted(self.manifest.steps))
             raise ComponentMissing(
                 f"bundle {self.manifest.name!r} has no UNet for {steps} steps (it has {have}); "
-                f"choose one of those, or export one with `lightfill export --steps {steps}`"
+                f"choose one of those, or add it with `lightfill export --out {self.root} --steps "
+                f"{steps}`"
             ) from None
 
     def token_embedding(self, name: str) -> NDArray[Any]:

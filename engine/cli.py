@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from .cli_export import export
 from .errors import InvalidInput, LightfillError
 
 EXIT_FAILED = 1
@@ -25,6 +26,7 @@ app = typer.Typer(
     rich_markup_mode=None,  # it would swallow every [...] in the help
     add_completion=False,
 )
+app.command()(export)
 _screen = Console(stderr=True)
 _out = Console()
 
@@ -95,6 +97,13 @@ def inpaint(
     ] = None,
     device: Annotated[str, typer.Option(help="cpu, openvino or cuda.")] = "cpu",
     threads: Annotated[int | None, typer.Option(help="CPU threads. [default: all cores]")] = None,
+    low_memory: Annotated[
+        bool | None,
+        typer.Option(
+            "--low-memory/--no-low-memory",
+            help="Load one part of the model at a time. [default: if memory is short]",
+        ),
+    ] = None,
     safety_checker: Annotated[
         bool | None,
         typer.Option(
@@ -123,7 +132,7 @@ def inpaint(
     check_writable(target)
     embeddings = [Embedding(*_path_and_tokens(given)) for given in embedding or []]
     with (
-        Inpainter.open(bundle, device, threads=threads) as inpainter,
+        Inpainter.open(bundle, device, threads=threads, low_memory=low_memory) as inpainter,
         _progress(hidden=as_json) as progress,
     ):
         task = progress.add_task("denoising", total=None)
@@ -189,36 +198,6 @@ def info(
     _out.print(f"{opened.bytes_on_disk / 1e6:.1f} MB in {len(manifest.files)} files, all as listed")
     for licence in manifest.licences:
         _out.print(f"licence: {licence.file} ({licence.covers})", markup=False)
-
-
-@app.command()
-def export(
-    base: Annotated[Path, typer.Option(help="An SDXL checkpoint as a diffusers folder.")],
-    out: Annotated[Path, typer.Option(help="The bundle directory to make.")],
-    steps: Annotated[str, typer.Option(help="Step counts its UNet serves.")] = "1,2,4,8",
-    name: Annotated[str | None, typer.Option(help="[default: OUT's name]")] = None,
-    natural_size: Annotated[int, typer.Option(help="Edge it was trained for.")] = 1024,
-    arithmetic: Annotated[
-        list[str] | None,
-        typer.Option(help="float32 (CPU), float16 (GPU); may be repeated. [default: both]"),
-    ] = None,
-    weights: Annotated[str, typer.Option(help="Stored precision: float16, float32.")] = "float16",
-) -> None:
-    """Turn a checkpoint into an ONNX bundle (needs lightfill[export])."""
-    try:
-        from ..export.command import export_from_command_line
-    except ImportError as error:
-        raise LightfillError(
-            f"exporting needs PyTorch and diffusers ({error}); `pip install 'lightfill[export]'`"
-        ) from error
-    with _progress(hidden=False) as progress:
-        task = progress.add_task("exporting", total=None)
-        made = export_from_command_line(
-            base=base, out=out, steps=steps, name=name or out.name, natural_size=natural_size,
-            arithmetics=arithmetic, weights=weights,
-            on_component=lambda part, kind: progress.update(task, description=f"{part} {kind}"),
-        )  # fmt: skip
-    _out.print(f"{made} is ready: `lightfill inpaint --bundle {made} ...`", markup=False)
 
 
 def _path_and_tokens(given: str) -> tuple[Any, ...]:

@@ -93,6 +93,21 @@ SAFETY_CHECKER = Contract(
 )
 """CLIP-normalised pictures -> one score each; above 0 the picture is not safe for work."""
 
+PROMPT_EXPANDER = Contract(
+    inputs={
+        "input_ids": Tensor(("batch", "tokens"), "int64"),
+        "past": Tensor((None, 2, "batch", None, "past", None)),
+    },
+    outputs={
+        "logits": Tensor(("batch", None)),
+        "present": Tensor((None, 2, "batch", None, "present", None)),
+    },
+)
+"""A causal language model with its cache of keys and values, stacked into one tensor.
+
+`past` is (layers, key/value, batch, heads, tokens before, head width), empty at first; `logits`
+are those of the last token; `present` is the next call's `past`."""
+
 CONTRACTS: Mapping[str, Contract] = {
     "text_encoder": TEXT_ENCODER,
     "text_encoder_2": TEXT_ENCODER_2,
@@ -100,7 +115,8 @@ CONTRACTS: Mapping[str, Contract] = {
     "vae_encoder": VAE_ENCODER,
     "vae_decoder": VAE_DECODER,
     "safety_checker": SAFETY_CHECKER,
+    "prompt_expander": PROMPT_EXPANDER,
 }
-"""Contract by role; all but the safety checker are required.
+"""Contract by role; the safety checker and the prompt expander are optional.
 
 A bundle may hold several components of role "unet", one per step count."""

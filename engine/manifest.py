@@ -4,6 +4,7 @@ A file is an edge, so these are pydantic models, frozen once read. Paths are rel
 with forward slashes, and may not leave it.
 """
 
+import json
 from pathlib import PurePosixPath
 from typing import Annotated, Literal
 
@@ -17,7 +18,13 @@ SCHEMA_VERSION = 1
 Arithmetic = Literal["float32", "float16"]
 TextRole = Literal["text_encoder", "text_encoder_2"]
 Role = Literal[
-    "text_encoder", "text_encoder_2", "unet", "vae_encoder", "vae_decoder", "safety_checker"
+    "text_encoder",
+    "text_encoder_2",
+    "unet",
+    "vae_encoder",
+    "vae_decoder",
+    "safety_checker",
+    "prompt_expander",
 ]
 
 
@@ -43,6 +50,32 @@ class FileEntry(_Section):
     sha256: Sha256
 
 
+class Source(_Section):
+    """Where weights came from: a hub id or a folder's name, and the commit, where there is one."""
+
+    checkpoint: str
+    revision: str | None = None
+
+
+class AppliedLora(_Section):
+    """A LoRA that was merged into a component's weights."""
+
+    file: str
+    sha256: Sha256
+    scale: float
+
+
+class Verification(_Section):
+    """One graph compared with PyTorch at one size; `sizes` are in latent cells and tokens."""
+
+    arithmetic: Arithmetic
+    sizes: dict[str, int]
+    max_abs_error: float
+    psnr_db: float
+    """Largest reference value over the error's root mean square, in decibels; 999 if equal."""
+    passed: bool
+
+
 class Component(_Section):
     """One exported model: its ONNX graphs by arithmetic, all sharing one file of weights.
 
@@ -55,6 +88,12 @@ class Component(_Section):
     weights: BundlePath
     token_embedding: BundlePath | None = None
     """Text encoders only: .npy table (vocabulary, width), looked up outside the graph."""
+    source: Source | None = None
+    made_from: Sha256 | None = None
+    """Of configuration, weights, LoRAs and stored precision: equal for equal components."""
+    loras: list[AppliedLora] = []
+    verification: list[Verification] = []
+    """Empty if the export was told not to verify."""
 
 
 class StepCount(_Section):
@@ -65,7 +104,7 @@ class StepCount(_Section):
 
 
 class Tokenizer(_Section):
-    """A `tokenizers` JSON file and the ids CLIP's 77-token window is built with."""
+    """A `tokenizers` JSON file and the ids a text is framed with (CLIP: in a 77-token window)."""
 
     file: BundlePath
     special_tokens: list[str]
@@ -90,13 +129,6 @@ class Vae(_Section):
     scaling_factor: float = Field(gt=0)
 
 
-class Source(_Section):
-    """Where the weights came from."""
-
-    checkpoint: str
-    revision: str | None = None
-
-
 class Licence(_Section):
     """A licence text shipped in the bundle and the parts it covers."""
 
@@ -115,7 +147,7 @@ class Manifest(_Section):
     made_with: dict[str, str]
     components: dict[str, Component]
     steps: dict[int, StepCount] = Field(min_length=1)
-    tokenizers: dict[TextRole, Tokenizer]
+    tokenizers: dict[TextRole | Literal["prompt_expander"], Tokenizer]
     scheduler: SchedulerConstants
     vae: Vae
     licences: list[Licence]
@@ -148,3 +180,9 @@ class Manifest(_Section):
             elif component.role.startswith("text_encoder"):
                 raise ValueError(f"component {name} names no token_embedding")
         return named
+
+
+def serialised(manifest: Manifest) -> bytes:
+    """The content of `lightfill.json`."""
+    content = manifest.model_dump(mode="json", exclude_defaults=True)
+    return (json.dumps(content, indent=1, ensure_ascii=False) + "\n").encode()

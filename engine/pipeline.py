@@ -3,10 +3,8 @@
 import hashlib
 import logging
 import os
-import threading
 import time
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -14,19 +12,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..scheduler import NoiseConstants, Schedule, first_step, trailing_schedule
-from . import vae
+from . import memory, vae
 from .bundle import Bundle
 from .cache import ByteBoundedCache
-from .checks import whole_number
+from .checks import flag, whole_number
 from .denoise import OnStep, denoise, reporter, starting_latents
-from .errors import InvalidInput, SessionError
+from .errors import InvalidInput
 from .framing import frame
 from .images import MAX_PIXELS, PILLOW_MAX_PIXELS, ImageSource, decode_mask, decode_photo
 from .known import batches_of, known_latents
 from .request import MAX_IMAGES, ImageSize, Request, validated
 from .result import Result, Timings
 from .safety import blacked_out, is_unsafe
-from .sessions import Session, SessionOptions, open_session
+from .sessions import Session, SessionOptions
+from .sessions.residency import AllResident, OneResident
 from .text import Conditioning, TextConditioner
 from .textual_inversion import DEFAULT_TOKENS, TextualInversion, load_textual_inversion
 
@@ -52,6 +51,7 @@ class Inpainter:
         device: str = "cpu",
         options: SessionOptions | None = None,
         *,
+        low_memory: bool = False,
         cache_bytes: int = CACHE_BYTES,
         batch_size: int = 1,
         max_pixels: int = MAX_PIXELS,
@@ -60,18 +60,17 @@ class Inpainter:
         whole_number("cache_bytes", cache_bytes, 0, 2**63)
         self.bundle = bundle
         self.device = device
-        self._options = options
+        self.low_memory = flag("low_memory", low_memory)
         self._batch_size = whole_number("batch_size", batch_size, 1, MAX_IMAGES)
         self._max_pixels = whole_number("max_pixels", max_pixels, 1, PILLOW_MAX_PIXELS)
-        self._sessions: dict[str, Session] = {}
         self._conditionings = ByteBoundedCache[Conditioning](cache_bytes // 4)
         self._posteriors = ByteBoundedCache[vae.Posterior](cache_bytes - cache_bytes // 4)
-        self._opening = threading.Lock()
-        self._open: ExitStack | None = ExitStack()
+        residency = OneResident if low_memory else AllResident
+        self._components = residency(bundle, device, options)
+        session = self._components.session
         try:
-            towers = self._session("text_encoder"), self._session("text_encoder_2")
-            self._vae_encoder = self._session("vae_encoder")
-            self._vae_decoder = self._session("vae_decoder")
+            towers = session("text_encoder"), session("text_encoder_2")
+            self._vae_encoder, self._vae_decoder = session("vae_encoder"), session("vae_decoder")
             self._text = TextConditioner(bundle, *towers)
         except BaseException:
             self.close()
@@ -89,6 +88,7 @@ class Inpainter:
         cache_bytes: int = CACHE_BYTES,
         batch_size: int = 1,
         max_pixels: int = MAX_PIXELS,
+        low_memory: bool | None = None,
     ) -> Self:
         """Open the bundle in a directory (None: the embedded demo model) on `device`.
 
@@ -98,17 +98,26 @@ class Inpainter:
         batch_size: pictures per UNet call when `num_images` asks for several.
         max_pixels: larger photos and masks are refused before they are decoded; at most Pillow's
             own limit of 89 million.
+        low_memory: hold one component at a time, loaded when it runs and, on "cpu", with its
+            weights mapped (`SessionOptions`): slower, pictures differ by at most one level of 255,
+            and a component that cannot be loaded is an error of the first request. None: if the
+            bundle needs more memory than is available (`engine.memory` has the rule), with a
+            warning; `Inpainter.low_memory` tells.
 
         UNets are loaded when their step count is first used. Raises BundleError or
         DeviceUnavailable; never another device than the one asked for.
         """
+        opened = Bundle.open(bundle)
+        low_memory = memory.chooses_low_memory(opened, device, low_memory)
         options = SessionOptions(
-            threads=threads, memory_arena=memory_arena, device_index=device_index
-        )
+            threads=threads, memory_arena=memory_arena, device_index=device_index,
+            weights_mapped=low_memory,
+        )  # fmt: skip
         return cls(
-            Bundle.open(bundle),
+            opened,
             device,
             options,
+            low_memory=low_memory,
             cache_bytes=cache_bytes,
             batch_size=batch_size,
             max_pixels=max_pixels,
@@ -176,15 +185,15 @@ class Inpainter:
             posterior = self._posterior(framing.padded_pixels)
         batches = batches_of(request.seeds, self._batch_size)
         report = reporter(on_step, schedule.steps * len(batches), timings.unet)
-        painted: list[NDArray[np.uint8]] = []
+        clean: list[NDArray[np.float32]] = []
         for known in known_latents(request, posterior, framing.canvas, batches):
             sigma = float(schedule.sigmas[0])
             x = starting_latents(known, sigma, pure_noise=request.strength == 1.0)
-            x = denoise(unet, x, known, schedule, conditioning, request.blend, report)
-            with timings.measure("vae_decode"):
-                painted += vae.decode(self._vae_decoder, x, self._scaling_factor)
+            clean.append(denoise(unet, x, known, schedule, conditioning, request.blend, report))
+        with timings.measure("vae_decode"):
+            decoded = [vae.decode(self._vae_decoder, x, self._scaling_factor) for x in clean]
         with timings.measure("composite"):
-            images = [framing.finish(pixels) for pixels in painted]
+            images = [framing.finish(pixels) for batch in decoded for pixels in batch]
         with timings.measure("safety"):
             flags = [checker is not None and is_unsafe(checker, image) for image in images]
             images = [blacked_out(i) if flag else i for i, flag in zip(images, flags, strict=True)]
@@ -208,13 +217,9 @@ class Inpainter:
 
     def close(self) -> None:
         """Free every session; requests afterwards raise SessionError. Closing twice is fine."""
-        with self._opening:
-            opened, self._open = self._open, None
-            self._sessions.clear()
-        if opened is not None:
-            opened.close()
-            self._conditionings.clear()
-            self._posteriors.clear()
+        self._components.close()
+        self._conditionings.clear()
+        self._posteriors.clear()
 
     def __enter__(self) -> Self:
         return self
@@ -225,16 +230,6 @@ class Inpainter:
     @property
     def _scaling_factor(self) -> float:
         return self.bundle.manifest.vae.scaling_factor
-
-    def _session(self, component: str) -> Session:
-        """The session of a component, loaded when first asked for and kept until `close`."""
-        with self._opening:
-            if self._open is None:
-                raise SessionError("this Inpainter is closed; open a new one")
-            if component not in self._sessions:
-                session = open_session(self.bundle, component, self.device, self._options)
-                self._sessions[component] = self._open.enter_context(session)
-            return self._sessions[component]
 
     def _unet(self, request: Request) -> tuple[Session, Schedule]:
         """The UNet of the asked step count and the part of its schedule that strength leaves."""
@@ -250,14 +245,14 @@ class Inpainter:
             ),
         )
         start = first_step(request.steps, request.strength)
-        return self._session(entry.component), schedule.starting_at(start)
+        return self._components.session(entry.component), schedule.starting_at(start)
 
     def _safety_checker(self, wanted: bool | None) -> Session | None:
         """The bundle's checker; None where it is not wanted, or there is none to want."""
         name = "safety_checker"
         if wanted is False or (wanted is None and name not in self.bundle.manifest.components):
             return None
-        return self._session(name)
+        return self._components.session(name)
 
     def _inversions(
         self, embeddings: Sequence[Embedding | Mapping[str, Any]]

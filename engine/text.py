@@ -52,8 +52,8 @@ class TextConditioner:
         self._tables = {name: bundle.token_embedding(name) for name in _TOWERS}
         self._entries = bundle.manifest.tokenizers
         self._vocabulary = lru_cache(maxsize=_KEPT_VOCABULARIES)(self._load_vocabulary)
-        for entry in self._entries.values():
-            self._vocabulary(entry.file, (), ())
+        for name in _TOWERS:
+            self._vocabulary(self._entries[name].file, (), ())
 
     def encode(self, prompt: str, inversions: Sequence[TextualInversion] = ()) -> Conditioning:
         """Condition on `prompt`, in which `inversions`' tokens stand for their learned vectors."""

@@ -1,7 +1,8 @@
 """Each SDXL component as a module whose forward has exactly the contract's inputs and outputs.
 
 See `engine.components`. Wrapping beats renaming tensors inside an exported graph: the penultimate
-hidden states and the pooled vector are ordinary outputs here.
+hidden states and the pooled vector are ordinary outputs here. `widths` gives, per input, the sizes
+of the dimensions the contract leaves to the model.
 """
 
 from typing import Any
@@ -10,6 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from ..engine.components import TOKENS
+from .prompt_expander import PromptExpander
+from .safety_checker import SafetyChecker
 
 
 class TextEncoder(nn.Module):
@@ -25,6 +28,9 @@ class TextEncoder(nn.Module):
         for layer in self.layers:
             hidden = layer(hidden, attention_mask=mask)
         return hidden
+
+    def widths(self) -> dict[str, tuple[int, ...]]:
+        return {"inputs_embeds": (self.positions.embedding_dim,)}
 
 
 class TextEncoder2(nn.Module):
@@ -46,6 +52,9 @@ class TextEncoder2(nn.Module):
         index = eos_position[:, None, None].expand(-1, 1, hidden.shape[-1])
         pooled = torch.gather(hidden, 1, index)[:, 0]
         return penultimate, self.projection(self.final_layer_norm(pooled))
+
+    def widths(self) -> dict[str, tuple[int, ...]]:
+        return {"inputs_embeds": (self.positions.embedding_dim,)}
 
 
 class Unet(nn.Module):
@@ -72,6 +81,14 @@ class Unet(nn.Module):
         )[0]
         return prediction
 
+    def widths(self) -> dict[str, tuple[int, ...]]:
+        config = self.unet.config
+        sizes = 6 * config.addition_time_embed_dim
+        return {
+            "encoder_hidden_states": (config.cross_attention_dim,),
+            "text_embeds": (config.projection_class_embeddings_input_dim - sizes,),
+        }
+
 
 class VaeEncoder(nn.Module):
     """Pixels to the posterior's mean and log-variance; sampling is the caller's."""
@@ -84,6 +101,9 @@ class VaeEncoder(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         moments: Tensor = self.quant_conv(self.encoder(images))
         return moments
+
+    def widths(self) -> dict[str, tuple[int, ...]]:
+        return {}
 
 
 class VaeDecoder(nn.Module):
@@ -98,13 +118,18 @@ class VaeDecoder(nn.Module):
         images: Tensor = self.decoder(self.post_quant_conv(latents))
         return images
 
+    def widths(self) -> dict[str, tuple[int, ...]]:
+        return {}
 
-WRAPPERS: dict[str, type[nn.Module]] = {
+
+WRAPPERS: dict[str, Any] = {
     "text_encoder": TextEncoder,
     "text_encoder_2": TextEncoder2,
     "unet": Unet,
     "vae_encoder": VaeEncoder,
     "vae_decoder": VaeDecoder,
+    "safety_checker": SafetyChecker,
+    "prompt_expander": PromptExpander,
 }
 
 

@@ -9,7 +9,15 @@ from .base import Session, SessionOptions, TensorSpec
 Device = Literal["cpu", "openvino", "cuda", "null"]
 DEVICES: tuple[str, ...] = get_args(Device)
 
-__all__ = ["DEVICES", "Device", "Session", "SessionOptions", "TensorSpec", "open_session"]
+__all__ = [
+    "DEVICES",
+    "Device",
+    "Session",
+    "SessionOptions",
+    "TensorSpec",
+    "open_session",
+    "require_device",
+]
 
 
 def open_session(
@@ -22,22 +30,29 @@ def open_session(
 
     Raises DeviceUnavailable, ComponentMissing, BundleCorrupt or SessionError.
     """
-    options = options or SessionOptions()
-    match device:
-        case "cpu" | "openvino" | "cuda":
-            try:
-                from .onnxruntime import OnnxRuntimeSession
-            except ImportError as error:
-                raise DeviceUnavailable(
-                    f"ONNX Runtime is not installed ({error}); `pip install 'lightfill[{device}]'`"
-                ) from error
-            return OnnxRuntimeSession(bundle, component, device, options)
-        case "null":
-            from .null import NullSession
+    require_device(device)
+    if device == "null":
+        from .null import NullSession
 
-            return NullSession(bundle, component)
-        case _:
-            raise DeviceUnavailable(
-                f"there is no device {device!r}; choose one of {', '.join(DEVICES)} "
-                "(`lightfill doctor` shows which of them this machine has)"
-            )
+        return NullSession(bundle, component)
+    from .onnxruntime import OnnxRuntimeSession
+
+    return OnnxRuntimeSession(bundle, component, device, options or SessionOptions())
+
+
+def require_device(device: str) -> None:
+    """Raise DeviceUnavailable unless this machine has what `device` needs; loads no component."""
+    if device not in DEVICES:
+        raise DeviceUnavailable(
+            f"there is no device {device!r}; choose one of {', '.join(DEVICES)} "
+            "(`lightfill doctor` shows which of them this machine has)"
+        )
+    if device == "null":
+        return
+    try:
+        from .onnxruntime import require_runtime
+    except ImportError as error:
+        raise DeviceUnavailable(
+            f"ONNX Runtime is not installed ({error}); `pip install 'lightfill[{device}]'`"
+        ) from error
+    require_runtime(device)

@@ -14,12 +14,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..checks import flag, whole_number
-from ..components import Contract
+from ..components import Contract, Tensor
 from ..errors import ContractViolation, NonFiniteOutput
+from ..manifest import Arithmetic
 
 Array = NDArray[Any]
 Feed = Mapping[str, Array]
 
+ARITHMETIC: dict[str, Arithmetic] = {
+    "cpu": "float32",
+    "openvino": "float32",
+    "cuda": "float16",
+    "null": "float32",
+}
+"""What each device computes in: which of a component's graphs it loads."""
+_ELEMENTS = {"float32": np.float32, "float16": np.float16, "int64": np.int64}
 MAX_THREADS = 1024
 MAX_DEVICES = 64
 
@@ -31,11 +40,16 @@ class SessionOptions:
     threads: CPU threads inside one operator; None is the runtime's choice (all physical cores).
     memory_arena: keep freed blocks for the next run (faster) or return them (lower peak memory).
     device_index: which accelerator, where there are several.
+    weights_mapped: on "cpu", leave the weights on disk as they are stored and map them: each is
+        cast to float32 when its operator runs, where otherwise all are copied to float32, and
+        packed, when the component is loaded. Loads at once, peaks far lower, runs slower; results
+        differ in their last bits. Other devices copy weights into a form of their own regardless.
     """
 
     threads: int | None = None
     memory_arena: bool = True
     device_index: int = 0
+    weights_mapped: bool = False
 
     def __post_init__(self) -> None:
         """Raise InvalidInput for values no runtime takes."""
@@ -43,6 +57,7 @@ class SessionOptions:
             whole_number("threads", self.threads, 1, MAX_THREADS)
         flag("memory_arena", self.memory_arena)
         whole_number("device_index", self.device_index, 0, MAX_DEVICES - 1)
+        flag("weights_mapped", self.weights_mapped)
 
 
 @dataclass(frozen=True)
@@ -134,6 +149,17 @@ def _is_finite(array: Array) -> bool:
     if array.size == 0 or not np.issubdtype(array.dtype, np.floating):
         return True
     return bool(np.isfinite(array.min()) and np.isfinite(array.max()))
+
+
+def specs_of(tensors: Mapping[str, Tensor], arithmetic: Arithmetic) -> dict[str, TensorSpec]:
+    """What a contract alone says, before a graph is loaded: the model's own widths are open."""
+    return {
+        name: TensorSpec(
+            np.dtype(_ELEMENTS[arithmetic if tensor.element == "activation" else tensor.element]),
+            tuple(f"{name}[{i}]" if size is None else size for i, size in enumerate(tensor.shape)),
+        )
+        for name, tensor in tensors.items()
+    }
 
 
 def check_contract(

@@ -6,9 +6,7 @@ import numpy as np
 
 from ..bundle import Bundle
 from ..components import Dimension, Tensor, symbol_of
-from .base import Array, Feed, Session, TensorSpec
-
-_ELEMENTS = {"activation": np.float32, "float32": np.float32, "int64": np.int64}
+from .base import ARITHMETIC, Array, Feed, Session, specs_of
 
 
 class NullSession(Session):
@@ -24,8 +22,8 @@ class NullSession(Session):
         super().__init__(
             component,
             "null",
-            inputs={name: _spec(name, tensor) for name, tensor in contract.inputs.items()},
-            outputs={name: _spec(name, tensor) for name, tensor in contract.outputs.items()},
+            inputs=specs_of(contract.inputs, ARITHMETIC["null"]),
+            outputs=specs_of(contract.outputs, ARITHMETIC["null"]),
         )
         self._contract = contract
         self._open_width = widths.get(component, 0)
@@ -52,13 +50,6 @@ def _widths(bundle: Bundle) -> dict[str, int]:
     return {
         name: bundle.token_embedding(name).shape[1] for name in ("text_encoder", "text_encoder_2")
     }
-
-
-def _spec(name: str, tensor: Tensor) -> TensorSpec:
-    shape = tuple(
-        f"width of {name}" if dimension is None else dimension for dimension in tensor.shape
-    )
-    return TensorSpec(np.dtype(_ELEMENTS[tensor.element]), shape)
 
 
 def _sizes(inputs: Mapping[str, Tensor], feed: Feed) -> dict[str, int]:

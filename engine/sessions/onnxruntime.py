@@ -14,15 +14,13 @@ import onnxruntime as ort
 
 from ..bundle import Bundle
 from ..errors import DeviceUnavailable, SessionError
-from ..manifest import Arithmetic
-from .base import Array, Feed, Session, SessionOptions, TensorSpec, check_contract
+from .base import ARITHMETIC, Array, Feed, Session, SessionOptions, TensorSpec, check_contract
 
 _PROVIDERS = {
     "cpu": "CPUExecutionProvider",
     "openvino": "OpenVINOExecutionProvider",
     "cuda": "CUDAExecutionProvider",
 }
-_ARITHMETIC: dict[str, Arithmetic] = {"cpu": "float32", "openvino": "float32", "cuda": "float16"}
 _OPENVINO_F32 = '{"CPU": {"INFERENCE_PRECISION_HINT": "f32"%s}}'
 """Without the hint OpenVINO computes in bfloat16 where the CPU has it."""
 _DTYPES = {
@@ -30,6 +28,12 @@ _DTYPES = {
     "tensor(float16)": np.float16,
     "tensor(int64)": np.int64,
 }
+_COPYING_OPTIMIZERS = (
+    "ConstantFolding",  # computes the Cast of every stored float16 weight at load
+    "FuseFp16InitializerToFp32NodeTransformer",  # does the same where folding left one
+    "NchwcTransformer",  # reorders the weights of convolutions
+)
+"""Optimisations that copy weights: without them ONNX Runtime runs on the mapped file."""
 _ERRORS_ONLY = 3
 _registration = threading.Lock()
 _registered: set[str] = set()
@@ -41,7 +45,7 @@ class OnnxRuntimeSession(Session):
     def __init__(
         self, bundle: Bundle, component: str, device: str, options: SessionOptions
     ) -> None:
-        path = bundle.graph(component, _ARITHMETIC[device])
+        path = bundle.graph(component, ARITHMETIC[device])
         self._session: ort.InferenceSession | None = _load(path, device, options)
         inputs = {value.name: _spec(value) for value in self._session.get_inputs()}
         outputs = {value.name: _spec(value) for value in self._session.get_outputs()}
@@ -66,6 +70,14 @@ class OnnxRuntimeSession(Session):
         self._session = None
 
 
+def require_runtime(device: str) -> None:
+    """Raise DeviceUnavailable unless ONNX Runtime has the provider that `device` needs."""
+    if device == "openvino":
+        _openvino_cpu()
+    else:
+        _require_provider(_PROVIDERS[device], f"lightfill[{device}]")
+
+
 def _load(path: Path, device: str, options: SessionOptions) -> ort.InferenceSession:
     provider = _PROVIDERS[device]
     settings = ort.SessionOptions()
@@ -80,10 +92,13 @@ def _load(path: Path, device: str, options: SessionOptions) -> ort.InferenceSess
     if device == "openvino":
         settings.add_provider_for_devices([_openvino_cpu()], _openvino_options(options))
     elif device == "cuda":
-        _require_provider(provider, "lightfill[cuda]")
         arguments["providers"] = [(provider, {"device_id": options.device_index})]
     else:
         arguments["providers"] = [provider]
+        if options.weights_mapped:
+            arguments["disabled_optimizers"] = list(_COPYING_OPTIMIZERS)
+            settings.add_session_config_entry("session.disable_prepacking", "1")
+            settings.enable_mem_pattern = False  # one block for a whole run: up to twice the peak
     try:
         session = ort.InferenceSession(path, settings, **arguments)
     except Exception as error:

@@ -25,6 +25,8 @@ MASK = np.full((64, 96), 255, np.uint8)
         {"threads": 0},
         {"threads": 10**12},
         {"memory_arena": "yes"},
+        {"low_memory": "yes"},
+        {"low_memory": 1},
         {"device_index": -1},
         {"batch_size": 1.5},
         {"batch_size": 0},

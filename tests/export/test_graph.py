@@ -5,16 +5,18 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
+import tiny_components
 from onnx import NodeProto, TensorProto, ValueInfoProto
 
 from lightfill.engine.bundle import Bundle
 from lightfill.engine.components import CONTRACTS, Dimension, Tensor, symbol_of
 from lightfill.engine.manifest import Arithmetic
 from lightfill.engine.sessions import Session, open_session
-from lightfill.export.wrappers import WRAPPERS
 
-ROLES = tuple(WRAPPERS)
+ROLES = ("text_encoder", "text_encoder_2", "unet", "vae_encoder", "vae_decoder")
+OPTIONAL = ("safety_checker", "prompt_expander")
 SIZES = (
     {"batch": 1, "height": 8, "width": 8},
     {"batch": 3, "height": 12, "width": 8},
@@ -31,8 +33,14 @@ ELEMENT_TYPES = {
 }
 FLOATS = {TensorProto.FLOAT, TensorProto.FLOAT16}
 HEAVY = {"Conv", "MatMul", "Gemm", "InstanceNormalization", "LayerNormalization", "Softmax"}
-SINUSOIDS = {"Sin", "Cos", "Mul", "Div", "Concat", "Slice", "Reshape", "Unsqueeze", "Expand"}
-"""What a float16 UNet computes in float32: the embeddings of timestep and sizes, as diffusers."""
+
+
+@pytest.fixture(scope="module")
+def optional(
+    tmp_path_factory: pytest.TempPathFactory, private_cache: None
+) -> Mapping[str, Mapping[Arithmetic, Path]]:
+    base = tmp_path_factory.getbasetemp()
+    return {role: tiny_components.graphs_in(base, role) for role in OPTIONAL}
 
 
 def graph_of(bundle: Bundle, role: str, arithmetic: Arithmetic) -> onnx.ModelProto:
@@ -55,18 +63,6 @@ def float_inputs(node: NodeProto, types: Mapping[str, int]) -> set[int]:
     """The floating types a node reads, without Resize's scales, which are float32 by definition."""
     names = node.input[:1] if node.op_type == "Resize" else node.input
     return {types[name] for name in names if name} & FLOATS
-
-
-def untyped_nodes(model: onnx.ModelProto) -> list[str]:
-    """Nodes a strongly typed float16 build refuses or runs in float32 without saying so."""
-    types = element_types(model)
-    found = []
-    for node in model.graph.node:
-        reads = float_inputs(node, types)
-        light = node.op_type in SINUSOIDS or node.op_type in {"Cast", "Shape"}
-        if len(reads) > 1 or (reads == {TensorProto.FLOAT} and not light):
-            found.append(f"{node.op_type} {node.name} reads {sorted(reads)}")
-    return found
 
 
 def feed_for(session: Session, sizes: Mapping[str, int]) -> dict[str, np.ndarray]:
@@ -134,40 +130,46 @@ def check_tensors(
             assert is_free or found.dim_value == (wanted or found.dim_value)
 
 
+# slow: traces two components twice
+@pytest.mark.slow
+@pytest.mark.parametrize("role", OPTIONAL)
+def test_optional_components_follow_the_contract(
+    optional: Mapping[str, Mapping[Arithmetic, Path]], role: str
+) -> None:
+    for arithmetic, path in optional[role].items():
+        graph = onnx.load(path, load_external_data=False).graph
+        check_tensors(graph.input, CONTRACTS[role].inputs, arithmetic)
+        check_tensors(graph.output, CONTRACTS[role].outputs, arithmetic)
+
+
+# slow: traces two components twice
+@pytest.mark.slow
+@pytest.mark.parametrize("arithmetic", ["float32", "float16"])
+def test_the_expander_begins_with_nothing_before_and_any_number_of_tokens(
+    optional: Mapping[str, Mapping[Arithmetic, Path]], arithmetic: Arithmetic
+) -> None:
+    path = optional["prompt_expander"][arithmetic]
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    layers, _, _, heads, _, width = session.get_inputs()[1].shape
+    for batch, portions in ((1, (1, 1, 30)), (3, (20, 1))):
+        present = np.zeros((layers, 2, batch, heads, 0, width), arithmetic)
+        for tokens in portions:
+            before = present.shape[-2]
+            ids = np.ones((batch, tokens), np.int64)
+            logits, present = session.run(None, {"input_ids": ids, "past": present})
+            assert present.shape == (layers, 2, batch, heads, before + tokens, width)
+            assert np.isfinite(logits).all()
+
+
 @pytest.mark.parametrize("role", ROLES)
-def test_the_demo_s_float16_graphs_are_strongly_typed(role: str) -> None:
-    model = graph_of(Bundle.open(), role, "float16")
-    assert untyped_nodes(model) == []
+def test_float16_graphs_multiply_and_normalise_in_float16(bundle: Bundle, role: str) -> None:
+    model = graph_of(bundle, role, "float16")
     types = element_types(model)
     heavy = [node for node in model.graph.node if node.op_type in HEAVY]
     assert heavy
     assert all(float_inputs(node, types) == {TensorProto.FLOAT16} for node in heavy)
-    if role != "unet":
+    if role != "unet":  # which computes sinusoids in float32: test_lint.py
         assert TensorProto.FLOAT not in {types[name] for n in model.graph.node for name in n.output}
-
-
-# slow: exports a component twice
-@pytest.mark.slow
-def test_the_exporter_writes_strongly_typed_float16(text_encoder_2: Path) -> None:
-    model = onnx.load(text_encoder_2 / "float16.onnx", load_external_data=False)
-    assert untyped_nodes(model) == []
-
-
-def test_the_lint_sees_float32_arithmetic_and_mixed_operands() -> None:
-    float32 = graph_of(Bundle.open(), "vae_decoder", "float32")
-    assert any(found.startswith("Conv") for found in untyped_nodes(float32))
-
-    def tensor(name: str, kind: int) -> onnx.ValueInfoProto:
-        return onnx.helper.make_tensor_value_info(name, kind, [1])
-
-    inputs = [tensor("x", TensorProto.FLOAT16), tensor("y", TensorProto.FLOAT)]
-    mixed = onnx.helper.make_graph(
-        [onnx.helper.make_node("Pow", ["x", "y"], ["z"], name="mixed")],
-        "mixed",
-        inputs,
-        [tensor("z", TensorProto.FLOAT16)],
-    )
-    assert untyped_nodes(onnx.helper.make_model(mixed)) == ["Pow mixed reads [1, 10]"]
 
 
 @pytest.mark.parametrize("role", ROLES)
@@ -188,9 +190,14 @@ def test_a_graph_names_nothing_of_the_machine_that_made_it(bundle: Bundle) -> No
     for component in bundle.manifest.components.values():
         for path in component.graphs.values():
             model = onnx.load(bundle.root / path, load_external_data=False)
-            assert not model.metadata_props
-            assert not model.graph.metadata_props
-            assert not any(node.metadata_props or node.doc_string for node in model.graph.node)
+            graph = model.graph
+            values = [*graph.input, *graph.output, *graph.value_info, *graph.initializer]
+            assert not any(
+                each.metadata_props or each.doc_string
+                for each in (model, graph, *graph.node, *values)
+            )
+            content = (bundle.root / path).read_bytes()
+            assert not any(note in content for note in (b".py", b"site-packages", b"torch.nn"))
             assert all(
                 Path(entry.value).name == entry.value
                 for tensor in model.graph.initializer

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import onnxruntime as ort
 import pytest
 
@@ -158,6 +159,39 @@ def test_options_reach_the_runtime(bundle: Bundle, monkeypatch: pytest.MonkeyPat
     options = SessionOptions(threads=3, memory_arena=False)
     open_session(bundle, "text_encoder", "cpu", options).close()
     assert seen == [(0, True, True), (3, False, False)]
+
+
+@pytest.mark.parametrize("component", COMPONENTS)
+def test_mapped_weights_are_cast_while_running(
+    bundle: Bundle, component: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """One Cast per stored float16 weight is left, and runs shortly before its result is used."""
+    real, made = ort.InferenceSession, []
+
+    def profiled(path: Path, settings: ort.SessionOptions, **arguments: Any) -> Any:
+        assert not settings.enable_mem_pattern
+        assert settings.get_session_config_entry("session.disable_prepacking") == "1"
+        settings.enable_profiling = True
+        settings.profile_file_prefix = str(tmp_path / "profile")
+        made.append(real(path, settings, **arguments))
+        return made[-1]
+
+    feed = FEEDS[component]
+    expected = run_on(bundle, component, "cpu", feed)
+    monkeypatch.setattr(ort, "InferenceSession", profiled)
+    with open_session(bundle, component, "cpu", SessionOptions(weights_mapped=True)) as session:
+        results = session.run(feed)
+    events = json.loads(Path(made[0].end_profiling()).read_text())
+    ran = [event["args"] for event in events if event["name"].endswith("_kernel_time")]
+    casts = [at for at, node in enumerate(ran) if "float16" in str(node["input_type_shape"])]
+    graph = onnx.load(bundle.graph(component, "float32"), load_external_data=False).graph
+    halves = [
+        tensor for tensor in graph.initializer if tensor.data_type == onnx.TensorProto.FLOAT16
+    ]
+    assert len(casts) == len(halves) > 5
+    assert max(casts) > len(ran) / 2  # all at the start would hold all weights in float32 again
+    for name, array in expected.items():
+        assert np.abs(results[name] - array).max() <= 1e-5 * np.abs(array).max(), name
 
 
 @pytest.mark.parametrize("device", ["", "gpu", "CPU", "tpu"])

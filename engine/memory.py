@@ -1,0 +1,84 @@
+"""Does a bundle fit into this machine's memory? If not, its parts are loaded one at a time.
+
+The rule: a device that computes in float32 holds two bytes of memory for each byte of weights,
+which are stored as float16, of every component (of several UNets, the largest). Loading takes two
+more for each byte of the UNet, which is loaded last, and then frees them: ONNX Runtime 1.32 on
+x86-64 Linux held 2.0 times the 279 MB of a graph of convolutions and matrix products, and 4.1 at
+the peak. Not counted is what the computation itself takes, which grows with the picture. Weights
+stored as float32 are counted twice. Accelerators' own memory is not looked at.
+"""
+
+import contextlib
+import ctypes
+import logging
+from pathlib import Path
+
+from .bundle import Bundle
+from .checks import flag
+
+_FLOAT32_DEVICES = ("cpu", "openvino")
+_RESIDENT_PER_STORED = 2
+_LOADING_PER_STORED = 2
+_WORTH_ASKING = 1 << 30
+"""Bundles that need less fit anywhere: the machine is not asked, which costs an import."""
+_CGROUP_LIMIT = Path("/sys/fs/cgroup/memory.max")
+
+logger = logging.getLogger(__name__)
+
+
+def chooses_low_memory(bundle: Bundle, device: str, low_memory: bool | None = None) -> bool:
+    """`low_memory` if the caller has decided; else whether `bundle` needs more than there is.
+
+    What is decided here in favour of low memory is logged, with how to decide otherwise.
+    """
+    if low_memory is not None:
+        return flag("low_memory", low_memory)
+    if device not in _FLOAT32_DEVICES:
+        return False
+    needed = needed_bytes(bundle)
+    if needed <= _WORTH_ASKING or needed <= (available := available_bytes()):
+        return False
+    logger.warning(
+        "bundle %r needs about %.1f GB of memory on %s and %.1f GB are available: low memory mode, "
+        "which loads one part of the model at a time and is slower; low_memory=True (--low-memory) "
+        "chooses it without this warning, low_memory=False (--no-low-memory) loads everything",
+        bundle.manifest.name,
+        needed / 1e9,
+        device,
+        available / 1e9,
+    )
+    return True
+
+
+def needed_bytes(bundle: Bundle) -> int:
+    """Memory that every component of `bundle` takes together, of its UNets the largest only."""
+    stored = {"unet": [0], "others": [0]}
+    for component in bundle.manifest.components.values():
+        size = bundle.manifest.files[component.weights].bytes
+        stored["unet" if component.role == "unet" else "others"].append(size)
+    unet, others = max(stored["unet"]), sum(stored["others"])
+    return _RESIDENT_PER_STORED * (unet + others) + _LOADING_PER_STORED * unet
+
+
+def available_bytes() -> int:
+    """Memory this process may still take: what the system has free, or its container's limit."""
+    import psutil
+
+    free = int(psutil.virtual_memory().available)
+    limit = cgroup_limit()
+    return free if limit is None else min(free, limit)
+
+
+def cgroup_limit(file: Path = _CGROUP_LIMIT) -> int | None:
+    """The limit of this process's control group (version 2), or None where there is none."""
+    try:
+        limit = int(file.read_bytes())
+    except (OSError, ValueError):  # no such file, or "max"
+        return None
+    return limit if limit >= 0 else None
+
+
+def return_freed() -> None:
+    """Have glibc return freed memory to the system; it keeps nearly all of a closed session's."""
+    with contextlib.suppress(OSError, AttributeError, TypeError):  # another C library
+        ctypes.CDLL(None).malloc_trim(0)
