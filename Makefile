@@ -13,7 +13,7 @@ demo: $(DEMO)            ## inpaint a real photo with the embedded model
 	.venv/bin/python examples/demo.py
 
 test: $(DEV)             ## every test that needs no GPU
-	$(IN_DEV)/python -m pytest -m "not gpu" $(PYTEST_FLAGS)
+	$(IN_DEV)/python -m pytest -m "not gpu" -n auto --dist worksteal $(PYTEST_FLAGS)
 
 check: $(DEV)            ## lint, types, import rules
 	$(IN_DEV)/ruff check .

@@ -9,6 +9,7 @@ import contextlib
 import hashlib
 import json
 import os
+import shlex
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -93,9 +94,10 @@ class Bundle:
             return self.manifest.steps[steps]
         except KeyError:
             have = ", ".join(str(count) for count in sorted(self.manifest.steps))
+            out = shlex.quote(str(self.root))
             raise ComponentMissing(
                 f"bundle {self.manifest.name!r} has no UNet for {steps} steps (it has {have}); "
-                f"choose one of those, or add it with `lightfill export --out {self.root} --steps "
+                f"choose one of those, or add it with `lightfill export --out {out} --steps "
                 f"{steps}`"
             ) from None
 

@@ -1,11 +1,13 @@
 """Does a bundle fit into this machine's memory? If not, its parts are loaded one at a time.
 
 The rule: a device that computes in float32 holds two bytes of memory for each byte of weights,
-which are stored as float16, of every component (of several UNets, the largest). Loading takes two
-more for each byte of the UNet, which is loaded last, and then frees them: ONNX Runtime 1.32 on
-x86-64 Linux held 2.0 times the 279 MB of a graph of convolutions and matrix products, and 4.1 at
-the peak. Not counted is what the computation itself takes, which grows with the picture. Weights
-stored as float32 are counted twice. Accelerators' own memory is not looked at.
+which are stored as float16, of every component (of several UNets, the largest). On top of that
+comes the larger of two: two more bytes for each byte of the UNet while it is loaded (ONNX Runtime
+1.32 on x86-64 Linux held 4.1 times a graph's 279 MB at the peak, 2.0 times after it), and what the
+computation keeps, 10 kB for each pixel of the model's natural size (SDXL at 1024x1024 peaked at
+23.9 GB, of which 13.4 are weights; at 512x512 at 16.3). A fifth of the available memory is left to
+the system, which caches files in it. Weights stored as float32 are counted twice. Accelerators' own
+memory is not looked at.
 """
 
 import contextlib
@@ -19,6 +21,8 @@ from .checks import flag
 _FLOAT32_DEVICES = ("cpu", "openvino")
 _RESIDENT_PER_STORED = 2
 _LOADING_PER_STORED = 2
+_COMPUTING_PER_PIXEL = 10_000
+_USABLE_SHARE = 0.8
 _WORTH_ASKING = 1 << 30
 """Bundles that need less fit anywhere: the machine is not asked, which costs an import."""
 _CGROUP_LIMIT = Path("/sys/fs/cgroup/memory.max")
@@ -36,12 +40,13 @@ def chooses_low_memory(bundle: Bundle, device: str, low_memory: bool | None = No
     if device not in _FLOAT32_DEVICES:
         return False
     needed = needed_bytes(bundle)
-    if needed <= _WORTH_ASKING or needed <= (available := available_bytes()):
+    if needed <= _WORTH_ASKING or needed <= _USABLE_SHARE * (available := available_bytes()):
         return False
     logger.warning(
         "bundle %r needs about %.1f GB of memory on %s and %.1f GB are available: low memory mode, "
-        "which loads one part of the model at a time and is slower; low_memory=True (--low-memory) "
-        "chooses it without this warning, low_memory=False (--no-low-memory) loads everything",
+        "which loads one part of the model at a time, for every request; low_memory=True "
+        "(--low-memory) chooses it without this warning, low_memory=False (--no-low-memory) loads "
+        "everything",
         bundle.manifest.name,
         needed / 1e9,
         device,
@@ -51,13 +56,14 @@ def chooses_low_memory(bundle: Bundle, device: str, low_memory: bool | None = No
 
 
 def needed_bytes(bundle: Bundle) -> int:
-    """Memory that every component of `bundle` takes together, of its UNets the largest only."""
+    """Memory that a request at the natural size takes, with the largest of the UNets."""
     stored = {"unet": [0], "others": [0]}
     for component in bundle.manifest.components.values():
         size = bundle.manifest.files[component.weights].bytes
         stored["unet" if component.role == "unet" else "others"].append(size)
     unet, others = max(stored["unet"]), sum(stored["others"])
-    return _RESIDENT_PER_STORED * (unet + others) + _LOADING_PER_STORED * unet
+    computing = _COMPUTING_PER_PIXEL * bundle.manifest.natural_size**2
+    return _RESIDENT_PER_STORED * (unet + others) + max(_LOADING_PER_STORED * unet, computing)
 
 
 def available_bytes() -> int:

@@ -11,7 +11,7 @@ from .tensors import FileWeights
 from .tokenizer_files import gpt2_tokenizer
 
 
-def extra_parts(request: ExportRequest, licensed: dict[str, Repository]) -> list[Part]:
+def extra_parts(request: ExportRequest, licensed: list[Repository]) -> list[Part]:
     """The parts that were asked for; their sources' licence texts are added to `licensed`."""
     parts = []
     for role, spec, arrange in (
@@ -29,5 +29,5 @@ def extra_parts(request: ExportRequest, licensed: dict[str, Repository]) -> list
             tokenizer = gpt2_tokenizer(files, int(config.get("vocab_size", 0)))
         source = Source(checkpoint=files.name, revision=files.revision)
         parts.append(Part(role, role, config, weights, source, tokenizer=tokenizer))
-        licensed[files.name] = files
+        licensed.append(files)
     return parts

@@ -33,7 +33,7 @@ logger = logging.getLogger(__name__)
 
 
 def write_licences(
-    root: Path, licensed: Mapping[str, Repository], known: Mapping[str, Path] | None = None
+    root: Path, licensed: Iterable[Repository], known: Mapping[str, Path] | None = None
 ) -> list[Licence]:
     """Copy every source's texts into root/licences; returns the entries of those that are new.
 
@@ -41,7 +41,8 @@ def write_licences(
     """
     placed = dict(known or {})
     written = []
-    for name, files in licensed.items():
+    for files in licensed:
+        name = files.name
         texts = [files.fetch(file) for file in licence_files(files)]
         licence = any(path.name.upper().startswith(("LICEN", "PROVENANCE")) for path in texts)
         if not licence and name in _KNOWN:

@@ -4,7 +4,7 @@ All that can fail at once does so here: missing files, wrong shapes, gated repos
 """
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -45,7 +45,7 @@ logger = logging.getLogger(__name__)
 class Plan:
     """Everything an export will write. `parts` are in the order they are written.
 
-    licensed: where licence texts are copied from, by the name of the repository.
+    licensed: where licence texts are copied from.
     """
 
     source: Source
@@ -55,7 +55,7 @@ class Plan:
     scheduler: SchedulerConstants
     vae_scaling_factor: float
     natural_size: int
-    licensed: dict[str, Repository]
+    licensed: tuple[Repository, ...]
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ class _Vae:
 def make_plan(request: ExportRequest) -> Plan:
     """Resolve every source of a new bundle; raises ExportError saying what is missing."""
     base = _base(request)
-    licensed = {} if request.synthetic else {base.files.name: base.files}
+    licensed: list[Repository] = [] if request.synthetic else [base.files]
     vae = _vae(request, base, licensed)
     scaling_factor = check_vae_config(vae.config, f"{vae.source.checkpoint} vae")
     _warn_of_overflow(request, vae)
@@ -90,7 +90,7 @@ def make_plan(request: ExportRequest) -> Plan:
         scheduler=constants,
         vae_scaling_factor=scaling_factor,
         natural_size=request.natural_size or (64 if request.synthetic == "tiny" else 1024),
-        licensed=licensed,
+        licensed=_once(licensed),
     )
 
 
@@ -99,7 +99,7 @@ def make_addition(request: ExportRequest, manifest: Manifest) -> Plan:
 
     Step counts that it serves are looked at again only if something is said of their UNets.
     """
-    licensed: dict[str, Repository] = {}
+    licensed: list[Repository] = []
     base = DiffusersBase(LocalFolder(request.config) if request.config else SDXL)
     deltas = LoraDeltas.load(request.loras, base.config("unet"))
     if any(deltas.keys(role) for role in _TEXT_ROLES):
@@ -113,7 +113,8 @@ def make_addition(request: ExportRequest, manifest: Manifest) -> Plan:
         for count in request.steps
         if count not in manifest.steps or said & {count, None} or request.loras
     ]
-    unets, steps = _unet_parts(request, base, wanted, deltas, licensed)
+    others = {entry.prediction for entry in manifest.steps.values()}
+    unets, steps = _unet_parts(request, base, wanted, deltas, licensed, others)
     return Plan(
         source=manifest.source,
         parts=(*unets, *extra_parts(request, licensed)),
@@ -122,8 +123,13 @@ def make_addition(request: ExportRequest, manifest: Manifest) -> Plan:
         scheduler=manifest.scheduler,
         vae_scaling_factor=manifest.vae.scaling_factor,
         natural_size=manifest.natural_size,
-        licensed=licensed,
+        licensed=_once(licensed),
     )
+
+
+def _once(repositories: Sequence[Repository]) -> tuple[Repository, ...]:
+    """Without repetitions; two folders of one name are two."""
+    return tuple(each for i, each in enumerate(repositories) if each not in repositories[:i])
 
 
 def _base(request: ExportRequest) -> Base:
@@ -145,13 +151,13 @@ def _base(request: ExportRequest) -> Base:
     return DiffusersBase(files, prefer_half=request.weights == "float16")
 
 
-def _vae(request: ExportRequest, base: Base, licensed: dict[str, Repository]) -> _Vae:
+def _vae(request: ExportRequest, base: Base, licensed: list[Repository]) -> _Vae:
     spec = request.vae or (VAE_FP16_FIX if request.follows_defaults else None)
     if spec is None:
         config = base.config("vae")
         return _Vae(config, base.source, lambda role: base.weights(role, _vae_shapes(config)))
     files = open_repository(spec, local_files_only=request.local_files_only)
-    licensed[files.name] = files
+    licensed.append(files)
     source = Source(checkpoint=files.name, revision=files.revision)
     if isinstance(files, LocalFile):
         config = base.config("vae")
@@ -196,8 +202,10 @@ def _unet_parts(
     base: Base,
     wanted: Sequence[int],
     deltas: LoraDeltas,
-    licensed: dict[str, Repository],
+    licensed: list[Repository],
+    others: Collection[Prediction] = (),
 ) -> tuple[list[Part], dict[int, StepCount]]:
+    """UNets and what each count's predicts; `others`: what those in the bundle already predict."""
     parts, steps = [], {}
     for unet in resolve_unets(request, base, wanted, licensed):
         weights = merged(unet.weights, "unet", deltas)
@@ -205,7 +213,13 @@ def _unet_parts(
         parts.append(Part(unet.name, "unet", unet.config, weights, unet.source, loras))
         for count in unet.steps:
             given = request.predictions.get(count, request.predictions.get(None))
-            found = given or unet.prediction or _prediction(base)
+            found = given or unet.prediction
+            if found is None and request.config is None and set(others) - {Prediction.EPSILON}:
+                raise ExportError(
+                    f"nothing says what {unet.source.checkpoint} predicts, and the bundle's UNets "
+                    f"predict {', '.join(sorted(others))}; pass --prediction {count}=KIND"
+                )
+            found = found or _prediction(base)
             steps[count] = StepCount(component=unet.name, prediction=found)
     return parts, steps
 

@@ -196,8 +196,11 @@ def check_shapes(weights: Weights, wanted: Mapping[str, tuple[int, ...]], role: 
 
 
 def as_array(tensor: Tensor, dtype: torch.dtype) -> np.ndarray[Any, Any]:
-    """The tensor as a contiguous array of the stored dtype, or OverflowError."""
+    """The tensor as a contiguous array of the stored dtype.
+
+    Raises OverflowError where that cannot hold it, ValueError where it is NaN or infinite itself.
+    """
     cast = tensor.to(dtype)
-    if dtype == torch.float16 and not bool(torch.isfinite(cast).all()):
-        raise OverflowError
+    if not bool(torch.isfinite(cast).all()):
+        raise OverflowError if bool(torch.isfinite(tensor).all()) else ValueError
     return np.ascontiguousarray(cast.numpy())

@@ -37,7 +37,7 @@ class Unet:
 
 
 def resolve_unets(
-    request: ExportRequest, base: Base, wanted: Sequence[int], licensed: dict[str, Repository]
+    request: ExportRequest, base: Base, wanted: Sequence[int], licensed: list[Repository]
 ) -> list[Unet]:
     """The UNets of the `wanted` step counts; sources with licence texts are added to `licensed`."""
     default = LIGHTNING if request.follows_defaults else None
@@ -54,7 +54,7 @@ def resolve_unets(
             found.append(_own(base, counts))
         else:
             files = open_repository(spec or LIGHTNING, local_files_only=request.local_files_only)
-            licensed[files.name] = files
+            licensed.append(files)
             found += _from_files(files, base, counts, prefer_half=request.weights == "float16")
     for unet in found:
         check_unet_config(unet.config, f"{unet.source.checkpoint} unet")

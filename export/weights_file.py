@@ -81,9 +81,14 @@ def _write_weights(
 
 
 def stored_array(weights: Weights, key: str, dtype: torch.dtype) -> NDArray[Any]:
-    """One tensor as it is stored; ExportError if it does not fit the dtype."""
+    """One tensor as it is stored; ExportError if it is damaged or does not fit the dtype."""
     try:
         return as_array(weights.read(key), dtype)
+    except ValueError:
+        raise ExportError(
+            f"{weights.origin}: {key} holds NaN or infinity; copy the checkpoint again, or choose "
+            "another"
+        ) from None
     except OverflowError:
         raise ExportError(
             f"{weights.origin}: {key} does not fit {str(dtype).removeprefix('torch.')}; export "

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 
 import pytest
+import run_directory
 from hypothesis import HealthCheck, settings
 
 from lightfill.engine.pipeline import Inpainter
@@ -15,8 +16,10 @@ settings.load_profile("untimed")
 @pytest.fixture(scope="session", autouse=True)
 def private_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Stamps of verified bundles go to a directory of this test run, not to the user's cache."""
+    cache = run_directory.directory_of(tmp_path_factory) / "cache"
+    cache.mkdir(exist_ok=True)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        patch.setenv("XDG_CACHE_HOME", str(cache))
         yield
 
 

@@ -192,7 +192,10 @@ def test_the_page_has_a_place_for_the_table() -> None:
 
 
 def test_the_machine_is_described(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert full_size._machine().endswith(" GB, no GPU")
-    monkeypatch.setattr(Path, "read_text", lambda *_: "processor : 0\n")
+    assert full_size._machine().endswith(" GB")
+    monkeypatch.setattr(Path, "read_text", lambda *_, **__: "processor : 0\n")
     monkeypatch.setattr(full_size.platform, "processor", lambda: "abacus")
-    assert " cores of an abacus, " in full_size._machine()
+    assert " cores of an abacus without AVX-512, " in full_size._machine()
+    info = "model name : bead frame\nflags : avx2 avx512f\n"
+    monkeypatch.setattr(Path, "read_text", lambda *_, **__: info)
+    assert " cores of an bead frame with AVX-512, " in full_size._machine()

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import shlex
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -280,6 +281,14 @@ def test_unusable_cache_only_costs_time(
         files_read.clear()
     assert Bundle.open(root).manifest.name == "lightfill-demo"
     assert len(files_read) == len(Bundle.open(root).manifest.files)
+
+
+def test_the_command_that_adds_a_step_count_survives_a_shell(root: Path) -> None:
+    spaced = root.rename(root.with_name("my bundle; rm"))
+    with pytest.raises(ComponentMissing) as missing:
+        Bundle.open(spaced).unet(3)
+    command = str(missing.value).rpartition("with `")[2].rstrip("`")
+    assert shlex.split(command) == ["lightfill", "export", "--out", str(spaced), "--steps", "3"]
 
 
 def test_missing_component_and_step_count_say_what_there_is(cache: Path) -> None:

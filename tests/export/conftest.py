@@ -3,6 +3,7 @@ from pathlib import Path
 
 import pytest
 import random_checkpoint
+import run_directory
 import tiny_exports
 from diffusers.utils import logging as diffusers_logging
 from transformers.utils import logging as transformers_logging
@@ -22,13 +23,13 @@ def imported_libraries_are_no_garbage() -> None:
 
 @pytest.fixture(scope="session")
 def random_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return random_checkpoint.checkpoint_in(tmp_path_factory.getbasetemp())
+    return random_checkpoint.checkpoint_in(run_directory.directory_of(tmp_path_factory))
 
 
 @pytest.fixture(scope="session")
 def random_bundle(tmp_path_factory: pytest.TempPathFactory, private_cache: None) -> Path:
     """Both graphs of every component; the traces stay in this run's cache for later exports."""
-    return random_checkpoint.bundle_in(tmp_path_factory.getbasetemp())
+    return random_checkpoint.bundle_in(run_directory.directory_of(tmp_path_factory))
 
 
 @pytest.fixture(scope="session")

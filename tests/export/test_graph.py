@@ -7,6 +7,7 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
+import run_directory
 import tiny_components
 from onnx import NodeProto, TensorProto, ValueInfoProto
 
@@ -39,7 +40,7 @@ HEAVY = {"Conv", "MatMul", "Gemm", "InstanceNormalization", "LayerNormalization"
 def optional(
     tmp_path_factory: pytest.TempPathFactory, private_cache: None
 ) -> Mapping[str, Mapping[Arithmetic, Path]]:
-    base = tmp_path_factory.getbasetemp()
+    base = run_directory.directory_of(tmp_path_factory)
     return {role: tiny_components.graphs_in(base, role) for role in OPTIONAL}
 
 

@@ -59,7 +59,7 @@ def repository(tmp_path: Path, name: str, **files: str) -> Texts:
 
 
 def written(root: Path, *sources: Texts, known: dict[str, Path] | None = None) -> list[str]:
-    entries = write_licences(root, {source.name: source for source in sources}, known)
+    entries = write_licences(root, sources, known)
     return [entry.file for entry in entries]
 
 
@@ -72,7 +72,7 @@ class TestTexts:
         (source.folder / "LICENSE.safetensors").write_text("weights")
         (source.folder / "unet").mkdir()
         (source.folder / "unet" / "LICENSE").write_text("of a part")
-        entries = write_licences(root, {source.name: source})
+        entries = write_licences(root, [source])
         names = ["LICENSE.md", "NOTICE", "PROVENANCE.md", "README.md", "license-2.txt"]
         assert entries == [
             Licence(

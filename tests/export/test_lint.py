@@ -7,6 +7,7 @@ from typing import Any
 
 import onnx
 import pytest
+import run_directory
 import tiny_components
 from onnx import NodeProto, TensorProto, helper
 
@@ -116,7 +117,9 @@ def test_graphs_inside_operators_and_functions_are_no_hiding_place(tmp_path: Pat
 def test_one_matrix_too_many_in_float32_is_found(
     tmp_path_factory: pytest.TempPathFactory, tmp_path: Path, private_cache: None
 ) -> None:
-    graphs = tiny_components.graphs_in(tmp_path_factory.getbasetemp(), "safety_checker")
+    graphs = tiny_components.graphs_in(
+        run_directory.directory_of(tmp_path_factory), "safety_checker"
+    )
     model = onnx.load(graphs["float16"], load_external_data=False)
     products = [each for each in model.graph.node if each.op_type == "MatMul"]
     model.graph.node.append(products[-1])  # similarities with a set of concepts
@@ -156,7 +159,7 @@ def test_a_bundle_s_graphs_are_strongly_typed(bundle: Bundle, role: str) -> None
 def test_optional_components_are_strongly_typed(
     tmp_path_factory: pytest.TempPathFactory, private_cache: None, role: str
 ) -> None:
-    graphs = tiny_components.graphs_in(tmp_path_factory.getbasetemp(), role)
+    graphs = tiny_components.graphs_in(run_directory.directory_of(tmp_path_factory), role)
     for arithmetic, path in graphs.items():
         lint(path, role, arithmetic)
     assert parse_with_tensorrt_rtx(graphs["float16"], role)

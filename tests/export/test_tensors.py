@@ -239,6 +239,12 @@ def test_arrays_are_rounded_and_what_float16_cannot_hold_is_refused() -> None:
     assert found.dtype == np.float16
     assert found.flags.c_contiguous
     assert np.array_equal(found, tensor.to(torch.float16).numpy())
-    for value in (1e5, float("nan"), float("inf")):
-        with pytest.raises(OverflowError):
-            as_array(torch.tensor([value]), torch.float16)
+    with pytest.raises(OverflowError):
+        as_array(torch.tensor([1e5]), torch.float16)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32])
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_what_is_not_finite_is_damage_in_every_precision(value: float, dtype: torch.dtype) -> None:
+    with pytest.raises(ValueError, match=r"^$"):
+        as_array(torch.tensor([1.0, value]), dtype)

@@ -9,16 +9,18 @@ from typing import Any
 import layouts
 import original_layout
 import pytest
+import random_checkpoint
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from lightfill.engine.bundle import Bundle
+from lightfill.engine.bundle import DEMO_BUNDLE, Bundle
 from lightfill.engine.errors import ExportError
 from lightfill.export.base import DiffusersBase
 from lightfill.export.bundle_writer import export_bundle
+from lightfill.export.licences import write_licences
 from lightfill.export.part import Part
-from lightfill.export.plan import Plan, make_plan
+from lightfill.export.plan import Plan, make_addition, make_plan
 from lightfill.export.repositories import LocalFolder, Repository
 from lightfill.export.request import ExportRequest
 from lightfill.export.unets import Unet, resolve_unets
@@ -67,9 +69,9 @@ def write(path: Path, tensors: Mapping[str, Tensor], prefix: str = "") -> Path:
 
 def resolve(folder: Path, unets: Mapping[int | None, Any], *steps: int) -> list[Unet]:
     request = ExportRequest(out=Path("unused"), base=folder, unets=unets, steps=steps)
-    licensed: dict[str, Repository] = {}
+    licensed: list[Repository] = []
     found = resolve_unets(request, DiffusersBase(LocalFolder(folder)), steps, licensed)
-    assert licensed.keys() == {Path(source).name for source in unets.values()}
+    assert {files.name for files in licensed} == {Path(source).name for source in unets.values()}
     return found
 
 
@@ -269,7 +271,40 @@ def test_a_vae_from_any_kind_of_source(
         assert_read(parts[role].weights, wanted)
         assert parts[role].source.checkpoint == source.name
     assert parts["unet"].source.checkpoint == base_file.name
-    assert source.name in plan.licensed
+    assert source.name in {files.name for files in plan.licensed}
+
+
+def test_what_a_unet_added_to_another_kind_predicts_is_not_guessed() -> None:
+    manifest = Bundle.open().manifest  # v_prediction
+    folder = random_checkpoint.DEMO_CHECKPOINT / "unet"
+
+    def added(**options: Any) -> Prediction:
+        request = ExportRequest(out=DEMO_BUNDLE, steps=(3,), unets={3: folder}, **options)
+        return make_addition(request, manifest).steps[3].prediction
+
+    with pytest.raises(
+        ExportError, match=r"nothing says what unet predicts, .*--prediction 3=KIND$"
+    ):
+        added()
+    assert added(predictions={3: Prediction.EPSILON}) is Prediction.EPSILON
+    assert added(config=random_checkpoint.DEMO_CHECKPOINT) is Prediction.V_PREDICTION
+
+
+def test_two_folders_of_one_name_keep_both_licences(
+    base_file: Path, random_folder: Path, tmp_path: Path
+) -> None:
+    folders = []
+    for place in ("one", "other"):
+        folder = tmp_path / place / "model"
+        shutil.copytree(random_folder, folder)
+        (folder / "LICENSE").write_text(f"of {place}")
+        folders.append(folder)
+    one, other = folders
+    plan = make_plan(ExportRequest(out=tmp_path / "out", base=one, vae=other, steps=(4,)))
+    entries = write_licences(tmp_path / "bundle", plan.licensed)
+    texts = {(tmp_path / "bundle" / each.file).read_text() for each in entries}
+    assert {"of one", "of other"} <= texts
+    assert len(plan.licensed) == 2
 
 
 def test_a_configuration_that_would_not_be_used_is_refused(random_folder: Path) -> None:

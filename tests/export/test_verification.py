@@ -12,6 +12,7 @@ import onnx
 import onnxruntime
 import pytest
 import random_checkpoint
+import run_directory
 import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from numpy.typing import NDArray
@@ -68,7 +69,11 @@ def parts(bundle: Bundle, request: pytest.FixtureRequest, tmp_path_factory: Any)
     """What the bundle's components were made from."""
     demo = random_checkpoint.DEMO_CHECKPOINT
     is_demo = bundle.root == Bundle.open().root
-    base = demo if is_demo else random_checkpoint.checkpoint_in(tmp_path_factory.getbasetemp())
+    base = (
+        demo
+        if is_demo
+        else random_checkpoint.checkpoint_in(run_directory.directory_of(tmp_path_factory))
+    )
     found = make_plan(ExportRequest(out=Path("unused"), base=base)).parts
     return {part.role: part for part in found}
 
@@ -160,7 +165,11 @@ def test_streamed_weights_compute_what_a_loaded_model_does_to_the_bit(
 ) -> None:
     demo = random_checkpoint.DEMO_CHECKPOINT
     is_demo = bundle.root == Bundle.open().root
-    base = demo if is_demo else random_checkpoint.checkpoint_in(tmp_path_factory.getbasetemp())
+    base = (
+        demo
+        if is_demo
+        else random_checkpoint.checkpoint_in(run_directory.directory_of(tmp_path_factory))
+    )
     streamed = with_streamed_weights(parts[role].architecture(), parts[role].weights, torch.float32)
     whole = loaded(base, role)
     feed = feeds_of(parts[role])[0]

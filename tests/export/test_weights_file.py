@@ -273,3 +273,14 @@ def test_an_exported_component_holds_its_checkpoint_s_numbers(
                 turned += 1
             assert stored.tobytes() == wanted.tobytes(), key
     assert turned > 0
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32])
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+def test_a_damaged_value_is_an_error_of_its_own(
+    tmp_path: Path, value: float, dtype: torch.dtype
+) -> None:
+    weights = Tensors(fine=normal(30, 30), guilty=normal(30, 30))
+    weights["guilty"][3] = value
+    with pytest.raises(ExportError, match=r"guilty holds NaN or infinity; copy the checkpoint"):
+        write(tmp_path, weights, dtype, arithmetics=("float32",))

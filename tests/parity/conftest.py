@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import random_checkpoint
+import run_directory
 import torch
 import transformers
 from diffusers import StableDiffusionXLInpaintPipeline
@@ -32,7 +33,7 @@ class Model:
 def model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Model:
     if request.param == "demo":
         return Model(random_checkpoint.DEMO_CHECKPOINT, DEMO_BUNDLE)
-    directory = tmp_path_factory.getbasetemp()
+    directory = run_directory.directory_of(tmp_path_factory)
     return Model(random_checkpoint.checkpoint_in(directory), random_checkpoint.bundle_in(directory))
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import torch
 from original_layout import tiny_sdxl
+from run_directory import made_once
 
 from lightfill.export.bundle_writer import export_bundle
 from lightfill.export.request import ExportRequest
@@ -21,17 +22,18 @@ WIDTHS = {"text_encoder": 16, "text_encoder_2": 24}
 def checkpoint_in(directory: Path) -> Path:
     """The checkpoint as a diffusers folder, float16, written on the first call."""
     folder = directory / "random-checkpoint"
-    if not folder.exists():
-        tiny_sdxl().to(torch.float16).save_pretrained(folder)
-        (folder / "LICENSE.md").write_text("Random numbers; do what you like.\n")
+    with made_once(folder) as missing:
+        if missing:
+            tiny_sdxl().to(torch.float16).save_pretrained(folder)
+            (folder / "LICENSE.md").write_text("Random numbers; do what you like.\n")
     return folder
 
 
 def bundle_in(directory: Path) -> Path:
     """The checkpoint's bundle, exported on the first call (about a minute)."""
     bundle = directory / "random-bundle"
-    if not bundle.exists():
-        export_bundle(
-            ExportRequest(out=bundle, base=checkpoint_in(directory), name="random", natural_size=64)
-        )
+    base = checkpoint_in(directory)
+    with made_once(bundle) as missing:
+        if missing:
+            export_bundle(ExportRequest(out=bundle, base=base, name="random", natural_size=64))
     return bundle

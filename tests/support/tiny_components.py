@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from run_directory import made_once
 
 from lightfill.engine.components import CONTRACTS
 from lightfill.engine.manifest import Arithmetic
@@ -58,14 +59,10 @@ def graphs_in(directory: Path, role: str) -> dict[Arithmetic, Path]:
     """Both graphs of a component and their weights, float16, written on the first call."""
     folder = directory / f"tiny-{role}"
     arithmetics: tuple[Arithmetic, ...] = ("float32", "float16")
-    if not folder.exists():
-        folder.mkdir()
-        write_component(
-            {arithmetic: traced(architecture_of(role), arithmetic) for arithmetic in arithmetics},
-            len(CONTRACTS[role].inputs),
-            weights_of(role),
-            torch.float16,
-            folder,
-            lambda _: None,
-        )
+    with made_once(folder) as missing:
+        if missing:
+            graphs = {name: traced(architecture_of(role), name) for name in arithmetics}
+            inputs = len(CONTRACTS[role].inputs)
+            folder.mkdir()
+            write_component(graphs, inputs, weights_of(role), torch.float16, folder, lambda _: None)
     return {arithmetic: folder / f"{arithmetic}.onnx" for arithmetic in arithmetics}
