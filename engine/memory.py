@@ -43,7 +43,8 @@ def chooses_low_memory(bundle: Bundle, device: str, low_memory: bool | None = No
     if needed <= _WORTH_ASKING or needed <= _USABLE_SHARE * (available := available_bytes()):
         return False
     logger.warning(
-        "bundle %r needs about %.1f GB of memory on %s and %.1f GB are available: low memory mode, "
+        "bundle %r needs about %.1f GB of memory on %s, more than four fifths of the %.1f GB "
+        "that are available: low memory mode, "
         "which loads one part of the model at a time, for every request; low_memory=True "
         "(--low-memory) chooses it without this warning, low_memory=False (--no-low-memory) loads "
         "everything",

@@ -353,7 +353,7 @@ def test_automatic_choice_compares_need_with_what_is_available(
     assert memory.chooses_low_memory(bundle, device) is short
     if short:
         assert f"about {needed / 1e9:.1f} GB of memory on {device}" in caplog.text
-        assert f"{there / 1e9:.1f} GB are available" in caplog.text
+        assert f"of the {there / 1e9:.1f} GB that are available" in caplog.text
         assert "low_memory=False (--no-low-memory)" in caplog.text
         assert "low_memory=True (--low-memory)" in caplog.text
     else:
