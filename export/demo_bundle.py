@@ -8,7 +8,7 @@ from .bundle_writer import export_bundle
 from .progress import Progress
 from .request import ExportRequest
 
-CHECKPOINT = Path(__file__).parent / "demo" / "checkpoint"
+CHECKPOINT = Path(__file__).parent / "demo" / "lightfill-demo"
 
 
 class _Printed(Progress):

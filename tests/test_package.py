@@ -59,7 +59,7 @@ def test_the_wheel_carries_the_embedded_bundle_and_type_marker(tmp_path: Path) -
         if path.is_file():
             assert f"lightfill/{path.relative_to(ROOT).as_posix()}" in names
     assert "lightfill/py.typed" in names
-    assert not [name for name in names if "checkpoint/" in name or "tests/" in name]
+    assert not [name for name in names if "export/demo/" in name or "tests/" in name]
     assert wheel.stat().st_size < 20e6
 
 

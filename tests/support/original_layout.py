@@ -19,7 +19,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
-_TOKENIZERS = Path(__file__).parents[2] / "export" / "demo" / "checkpoint"
+_TOKENIZERS = Path(__file__).parents[2] / "export" / "demo" / "lightfill-demo"
 _SCALING_FACTOR = 0.13025
 _WIDTHS = {"text_encoder": 16, "text_encoder_2": 24}
 _TIME_WIDTH = 8

@@ -14,7 +14,7 @@ from lightfill.export.bundle_writer import export_bundle
 from lightfill.export.request import ExportRequest
 
 ROOT = Path(__file__).parents[2]
-DEMO_CHECKPOINT = ROOT / "export" / "demo" / "checkpoint"
+DEMO_CHECKPOINT = ROOT / "export" / "demo" / "lightfill-demo"
 SCALING_FACTOR = 0.13025
 WIDTHS = {"text_encoder": 16, "text_encoder_2": 24}
 
