@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from .engine.bundle import Bundle
     from .engine.denoise import Progress
     from .engine.errors import (
+        BuildFailed,
         BundleCorrupt,
         BundleError,
         BundleNotFound,
@@ -23,6 +24,10 @@ if TYPE_CHECKING:
         ComponentMissing,
         ContractViolation,
         DeviceUnavailable,
+        EngineCorrupt,
+        EngineError,
+        EngineNotBuilt,
+        EngineStale,
         ExportError,
         FileDownloadError,
         ImageLoadError,
@@ -38,6 +43,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOMES = {
+    "BuildFailed": "errors",
     "Bundle": "bundle",
     "BundleCorrupt": "errors",
     "BundleError": "errors",
@@ -47,6 +53,10 @@ _HOMES = {
     "ContractViolation": "errors",
     "DeviceUnavailable": "errors",
     "Embedding": "pipeline",
+    "EngineCorrupt": "errors",
+    "EngineError": "errors",
+    "EngineNotBuilt": "errors",
+    "EngineStale": "errors",
     "ExportError": "errors",
     "FileDownloadError": "errors",
     "ImageLoadError": "errors",
@@ -62,6 +72,7 @@ _HOMES = {
 }
 
 __all__ = [
+    "BuildFailed",
     "Bundle",
     "BundleCorrupt",
     "BundleError",
@@ -71,6 +82,10 @@ __all__ = [
     "ContractViolation",
     "DeviceUnavailable",
     "Embedding",
+    "EngineCorrupt",
+    "EngineError",
+    "EngineNotBuilt",
+    "EngineStale",
     "ExportError",
     "FileDownloadError",
     "ImageLoadError",

@@ -10,6 +10,11 @@
         BundleCorrupt     500 internal_error             a file is missing, altered or malformed
         ComponentMissing  500 internal_error             the bundle lacks a part asked for
       DeviceUnavailable   503 runner_scheduling_failure  the runtime or device is not here
+      EngineError         500 internal_error
+        EngineNotBuilt    500 internal_error             no engine for this component and size
+        EngineStale       500 internal_error             built for another GPU, version or graph
+        EngineCorrupt     500 internal_error             a plan differs from its record
+        BuildFailed       500 internal_error             an engine cannot be built
       SessionError        500 runner_server_error        the runtime failed while running
         NonFiniteOutput   500 runner_server_error        NaN or infinity left a component
       ContractViolation   500 internal_error             wrong tensor names, dtypes or shapes
@@ -81,6 +86,26 @@ class DeviceUnavailable(LightfillError):
 
     http_status = 503
     error_type = "runner_scheduling_failure"
+
+
+class EngineError(LightfillError):
+    """Something about TensorRT engines."""
+
+
+class EngineNotBuilt(EngineError):
+    """No engine was built for this component at this size; the message has the command."""
+
+
+class EngineStale(EngineError):
+    """An engine was built for another GPU, TensorRT version or graph than what is here."""
+
+
+class EngineCorrupt(EngineError):
+    """A plan is cut off or differs from what its record says was built."""
+
+
+class BuildFailed(EngineError):
+    """An engine cannot be built."""
 
 
 class SessionError(LightfillError):
