@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from .cli_build import build, engines
 from .cli_export import export
 from .errors import InvalidInput, LightfillError
 
@@ -27,6 +28,8 @@ app = typer.Typer(
     add_completion=False,
 )
 app.command()(export)
+app.command()(build)
+app.command()(engines)
 _screen = Console(stderr=True)
 _out = Console()
 
