@@ -7,20 +7,19 @@ parent is gone, and this process ends with it. Answers are lines of JSON on stan
 Needs onnx, polygraphy and one of the TensorRTs; never PyTorch.
 """
 
+import contextlib
 import hashlib
 import logging
 import os
 import platform
 import re
-import sys
 import threading
 import time
 from collections.abc import Callable
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from .. import __version__
 from ..engine.errors import BuildFailed, LightfillError
 from .engine_network import Shapes, counted_layers, fix_sizes, require_float16
 from .engine_order import Answer, Order, Outcome
@@ -30,7 +29,6 @@ from .peak_memory import peak_bytes
 
 Tell = Callable[[Answer], None]
 
-STRONGLY_TYPED, NO_TF32, DETAILED = "STRONGLY_TYPED", "NO_TF32", "PROFILING_DETAILED"
 _ACTIVATIONS = re.compile(r"Total Activation Memory: (\d+) bytes")
 _CHUNK = 64 << 20
 _SECONDS_BETWEEN_REPORTS = 0.05
@@ -91,11 +89,7 @@ def build(order: Order, tell: Tell) -> Outcome:
         peak_bytes=peak_bytes(),
         layers=layers,
         log=log.warnings,
-        made_with={
-            "lightfill": __version__,
-            "polygraphy": version("polygraphy"),
-            "python": platform.python_version(),
-        },
+        made_with=_versions(),
     )
 
 
@@ -245,6 +239,14 @@ def _write(plan: memoryview, path: Path) -> str:
     return digest.hexdigest()
 
 
+def _versions() -> dict[str, str]:
+    found = {"python": platform.python_version()}
+    for package in ("lightfill", "polygraphy", "onnx"):
+        with contextlib.suppress(PackageNotFoundError):  # run from a checkout
+            found[package] = version(package)
+    return found
+
+
 def _first_line() -> bytes:
     """Of standard input, unbuffered: `_end_with_parent` reads on where this stops."""
     line = b""
@@ -262,4 +264,4 @@ def _end_with_parent(plan: Path) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()
