@@ -21,7 +21,13 @@ from pathlib import Path
 from typing import Any
 
 from ..engine.errors import BuildFailed, LightfillError
-from .engine_network import Shapes, counted_layers, fix_sizes, require_float16
+from .engine_network import (
+    Shapes,
+    counted_layers,
+    fix_sizes,
+    require_contract,
+    require_float16,
+)
 from .engine_order import Answer, Order, Outcome
 from .engine_phases import Phases
 from .lint import lint
@@ -54,8 +60,8 @@ def main() -> None:
         answer = Answer(failed=str(error))
     except OSError as error:
         answer = Answer(
-            failed=f"{error.filename or order.plan} cannot be written: {error.strerror}; "
-            "free some space, or choose another disk with --engines"
+            failed=f"{error.filename or order.plan.parent} cannot be used ({error.strerror}); free "
+            "some space, or choose another disk with --engines DIR"
         )
     except Exception as error:  # noqa: BLE001, a dozen unrelated types; the parent has one
         line = (str(error).strip().splitlines() or [""])[0]
@@ -76,6 +82,7 @@ def build(order: Order, tell: Tell) -> Outcome:
     trt = _tensorrt(order)
     tell(Answer(phase="parsing"))
     parts = _parsed(order.graph, log)
+    require_contract(parts[1], order.role)
     shapes = fix_sizes(parts[1], order.role, key.sizes)
     layers = counted_layers(parts[1])
     require_float16(layers, order.role)

@@ -5,7 +5,7 @@ speed without a word, so the network is counted before anything is built.
 """
 
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from ..engine.components import CONTRACTS
@@ -21,25 +21,28 @@ _ELEMENTS = {"activation": "HALF", "float32": "FLOAT", "int64": "INT64"}
 Shapes = dict[str, tuple[int, ...]]
 
 
-def fix_sizes(network: Any, role: str, sizes: Mapping[str, int]) -> Shapes:
-    """Make every input's shape static, and return the shapes by name.
+def require_contract(network: Any, role: str) -> None:
+    """Raise BuildFailed unless inputs and outputs have the contract's names and dtypes."""
+    contract = CONTRACTS[role]
+    for what, found, tensors in (
+        ("inputs", _dtypes(network.get_input, network.num_inputs), contract.inputs),
+        ("outputs", _dtypes(network.get_output, network.num_outputs), contract.outputs),
+    ):
+        wanted = {name: _ELEMENTS[tensor.element] for name, tensor in tensors.items()}
+        if found != wanted:
+            raise BuildFailed(
+                f"the graph has {what} {found}, a float16 {role} has {wanted}; export the bundle "
+                "again with this version of lightfill"
+            )
 
-    Raises BuildFailed unless names and dtypes are the contract's.
-    """
-    tensors = CONTRACTS[role].inputs
-    inputs = {tensor.name: tensor for tensor in map(network.get_input, range(network.num_inputs))}
-    found = {name: tensor.dtype.name for name, tensor in inputs.items()}
-    wanted = {name: _ELEMENTS[tensor.element] for name, tensor in tensors.items()}
-    if found != wanted:
-        raise BuildFailed(
-            f"the graph has inputs {found}, a float16 {role} has {wanted}; export the bundle again "
-            "with this version of lightfill"
-        )
+
+def fix_sizes(network: Any, role: str, sizes: Mapping[str, int]) -> Shapes:
+    """Make every input's shape static, and return the shapes by name."""
     shapes = {}
-    for name, tensor in inputs.items():
-        fixed = zip(input_shape(role, name, sizes), tensor.shape, strict=True)
-        shapes[name] = tuple(own if size is None else size for size, own in fixed)
-        tensor.shape = shapes[name]
+    for tensor in map(network.get_input, range(network.num_inputs)):
+        fixed = zip(input_shape(role, tensor.name, sizes), tensor.shape, strict=True)
+        shapes[tensor.name] = tuple(own if size is None else size for size, own in fixed)
+        tensor.shape = shapes[tensor.name]
     return shapes
 
 
@@ -74,6 +77,10 @@ def require_float16(layers: Mapping[str, Mapping[str, int]], role: str) -> None:
             f"its network does not compute in float16: {found}; export the bundle again with "
             "`lightfill export --arithmetic float16`"
         )
+
+
+def _dtypes(get: Callable[[int], Any], count: int) -> dict[str, str]:
+    return {tensor.name: tensor.dtype.name for tensor in map(get, range(count))}
 
 
 def _layers(network: Any) -> Iterator[tuple[str, set[str]]]:
