@@ -8,7 +8,6 @@ import hashlib
 import json
 import platform
 from collections.abc import Mapping
-from functools import cached_property
 from importlib.metadata import PackageNotFoundError, version
 from typing import Annotated, Literal, get_args
 
@@ -67,7 +66,7 @@ class EngineKey(BaseModel):
     workspace_bytes: int | None = None
     """None: TensorRT's default, all memory of the device."""
 
-    @cached_property
+    @property
     def digest(self) -> str:
         """SHA-256 of the key's canonical JSON."""
         content = json.dumps(self.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))

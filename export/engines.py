@@ -9,7 +9,7 @@ import shutil
 import time
 import uuid
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -18,7 +18,7 @@ from ..engine.bundle import Bundle
 from ..engine.engine_key import EngineKey, Flavour, is_built, sizes_for
 from ..engine.engine_record import EngineRecord, StoredEngine
 from ..engine.engine_store import RECORD, EngineStore
-from ..engine.errors import BuildFailed
+from ..engine.errors import BuildFailed, Cancelled
 from .engine_order import Order, Outcome
 from .engine_progress import BuildProgress, EngineReport, PlannedEngine
 
@@ -127,18 +127,27 @@ class _Builds:
     def run(self, engines: Sequence[PlannedEngine]) -> list[EngineReport]:
         """Every engine's report, in their order; the first failure ends the other builds."""
         with ThreadPoolExecutor(self._request.jobs, "engine") as threads:
-            futures = {threads.submit(self._have, engine): engine for engine in engines}
+            futures = [threads.submit(self._have, engine) for engine in engines]
             try:
-                for future in as_completed(futures):
-                    future.result()
-            except BaseException:
+                wait(futures, return_when=FIRST_EXCEPTION)
+            finally:  # all are done, one failed, or Ctrl-C
                 self._builders.stop()
                 for future in futures:
                     future.cancel()
-                raise
+        failures = [each.exception() for each in futures if not each.cancelled()]
+        reasons = [error for error in failures if error and not isinstance(error, Cancelled)]
+        if reasons:
+            raise reasons[0]
         return [future.result() for future in futures]
 
     def _have(self, engine: PlannedEngine) -> EngineReport:
+        try:
+            return self._built_or_found(engine)
+        except BaseException:
+            self._builders.stop()  # before this thread takes up the next engine
+            raise
+
+    def _built_or_found(self, engine: PlannedEngine) -> EngineReport:
         if engine.built:
             report = _report(self._store, engine, made=False)
         else:
