@@ -107,8 +107,8 @@ def require_space(root: Path, engines: Sequence[PlannedEngine]) -> None:
     free = shutil.disk_usage(existing).free
     if needed > free:
         raise BuildFailed(
-            f"{len(missing)} engines take about {needed / 1e9:.1f} GB and {existing} has "
-            f"{free / 1e9:.1f} GB free; free some space, build fewer sizes, or choose another "
+            f"building {len(missing)} of {len(engines)} engines takes about {needed / 1e9:.2f} GB and "
+            f"{existing} has {free / 1e9:.2f} GB free; free some, build fewer sizes, or choose another "
             "disk with --engines DIR"
         )
 

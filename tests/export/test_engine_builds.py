@@ -431,6 +431,7 @@ def test_builds_killed_at_any_moment_leave_no_engine_that_is_not_whole(bundle: B
     ]
 
 
+@pytest.mark.slow  # two processes building five engines
 def test_two_commands_at_once_build_once(bundle: Bundle) -> None:
     options = ("--image-size", "64x64", "--steps", "4")
     one, two = command(bundle, *options), command(bundle, *options)
@@ -444,6 +445,7 @@ def test_two_commands_at_once_build_once(bundle: Bundle) -> None:
     assert len(made) == 5
 
 
+@pytest.mark.slow  # every kind of component once
 def test_engines_are_built_where_pytorch_cannot_be_imported(bundle: Bundle, tmp_path: Path) -> None:
     shadows = tmp_path / "shadows"
     for name in EXPORT_ONLY:
