@@ -107,9 +107,9 @@ def require_space(root: Path, engines: Sequence[PlannedEngine]) -> None:
     free = shutil.disk_usage(existing).free
     if needed > free:
         raise BuildFailed(
-            f"building {len(missing)} of {len(engines)} engines takes about {needed / 1e9:.2f} GB and "
-            f"{existing} has {free / 1e9:.2f} GB free; free some, build fewer sizes, or choose another "
-            "disk with --engines DIR"
+            f"building {len(missing)} of {len(engines)} engines takes about {needed / 1e9:.2f} GB "
+            f"and {existing} has {free / 1e9:.2f} GB free; free some, build fewer sizes, or choose "
+            "another disk with --engines DIR"
         )
 
 
