@@ -263,7 +263,10 @@ def _first_line() -> bytes:
 
 
 def _end_with_parent(plan: Path) -> None:
-    """Wait until standard input closes, then leave, and leave nothing half written."""
+    """Wait until standard input closes, then leave, and leave nothing half written.
+
+    TensorRT lets other threads run while it parses and builds, so this takes effect at once.
+    """
     while os.read(0, 4096):
         pass
     plan.unlink(missing_ok=True)
