@@ -15,14 +15,21 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from .engine.bundle import Bundle
     from .engine.denoise import Progress
+    from .engine.embeddings import Embedding
     from .engine.errors import (
+        BuildFailed,
         BundleCorrupt,
         BundleError,
         BundleNotFound,
         Cancelled,
         ComponentMissing,
         ContractViolation,
+        DeviceOutOfMemory,
         DeviceUnavailable,
+        EngineCorrupt,
+        EngineError,
+        EngineNotBuilt,
+        EngineStale,
         ExportError,
         FileDownloadError,
         ImageLoadError,
@@ -32,12 +39,13 @@ if TYPE_CHECKING:
         NonFiniteOutput,
         SessionError,
     )
-    from .engine.pipeline import Embedding, Inpainter
+    from .engine.pipeline import Inpainter
     from .engine.result import Result, Timings
 
 __version__ = "0.1.0"
 
 _HOMES = {
+    "BuildFailed": "errors",
     "Bundle": "bundle",
     "BundleCorrupt": "errors",
     "BundleError": "errors",
@@ -45,8 +53,13 @@ _HOMES = {
     "Cancelled": "errors",
     "ComponentMissing": "errors",
     "ContractViolation": "errors",
+    "DeviceOutOfMemory": "errors",
     "DeviceUnavailable": "errors",
-    "Embedding": "pipeline",
+    "Embedding": "embeddings",
+    "EngineCorrupt": "errors",
+    "EngineError": "errors",
+    "EngineNotBuilt": "errors",
+    "EngineStale": "errors",
     "ExportError": "errors",
     "FileDownloadError": "errors",
     "ImageLoadError": "errors",
@@ -62,6 +75,7 @@ _HOMES = {
 }
 
 __all__ = [
+    "BuildFailed",
     "Bundle",
     "BundleCorrupt",
     "BundleError",
@@ -69,8 +83,13 @@ __all__ = [
     "Cancelled",
     "ComponentMissing",
     "ContractViolation",
+    "DeviceOutOfMemory",
     "DeviceUnavailable",
     "Embedding",
+    "EngineCorrupt",
+    "EngineError",
+    "EngineNotBuilt",
+    "EngineStale",
     "ExportError",
     "FileDownloadError",
     "ImageLoadError",

@@ -13,7 +13,10 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from .checks import real_number
+from .cli_build import build, engines
 from .cli_export import export
+from .cli_verify import verify
 from .errors import InvalidInput, LightfillError
 
 EXIT_FAILED = 1
@@ -27,6 +30,9 @@ app = typer.Typer(
     add_completion=False,
 )
 app.command()(export)
+app.command()(build)
+app.command()(engines)
+app.command()(verify)
 _screen = Console(stderr=True)
 _out = Console()
 
@@ -95,7 +101,7 @@ def inpaint(
     bundle: Annotated[
         Path | None, typer.Option(help="Model bundle. [default: the embedded demo model]")
     ] = None,
-    device: Annotated[str, typer.Option(help="cpu, openvino or cuda.")] = "cpu",
+    device: Annotated[str, typer.Option(help="cpu, openvino, cuda, tensorrt or rtx.")] = "cpu",
     threads: Annotated[int | None, typer.Option(help="CPU threads. [default: all cores]")] = None,
     low_memory: Annotated[
         bool | None,
@@ -103,6 +109,17 @@ def inpaint(
             "--low-memory/--no-low-memory",
             help="Load one part of the model at a time. [default: if memory is short]",
         ),
+    ] = None,
+    engines_directory: Annotated[
+        Path | None,
+        typer.Option("--engines", help="TensorRT engines. [default: the bundle's own]"),
+    ] = None,
+    build_missing: Annotated[
+        bool, typer.Option("--build-missing", help="Build TensorRT engines that are not there.")
+    ] = False,
+    vram_budget: Annotated[
+        float | None,
+        typer.Option(metavar="GB", help="GPU memory for TensorRT engines. [default: all there is]"),
     ] = None,
     safety_checker: Annotated[
         bool | None,
@@ -118,8 +135,9 @@ def inpaint(
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
     """Repaint the white part of MASK in IMAGE as PROMPT says."""
+    from .embeddings import Embedding
     from .output_paths import check_writable, numbered, output_path
-    from .pipeline import Embedding, Inpainter
+    from .pipeline import Inpainter
     from .request import validated
 
     target = output_path(output, file_format, image)
@@ -131,8 +149,13 @@ def inpaint(
     validated(prompt=prompt, **options)  # before a model is loaded
     check_writable(target)
     embeddings = [Embedding(*_path_and_tokens(given)) for given in embedding or []]
+    resources: dict[str, Any] = {
+        "threads": threads, "low_memory": low_memory, "engines": engines_directory,
+        "build_missing": build_missing,
+        "vram_budget_bytes": None if vram_budget is None else _bytes("vram_budget", vram_budget),
+    }  # fmt: skip
     with (
-        Inpainter.open(bundle, device, threads=threads, low_memory=low_memory) as inpainter,
+        Inpainter.open(bundle, device, **resources) as inpainter,
         _progress(hidden=as_json) as progress,
     ):
         task = progress.add_task("denoising", total=None)
@@ -198,6 +221,10 @@ def info(
     _out.print(f"{opened.bytes_on_disk / 1e6:.1f} MB in {len(manifest.files)} files, all as listed")
     for licence in manifest.licences:
         _out.print(f"licence: {licence.file} ({licence.covers})", markup=False)
+
+
+def _bytes(field: str, gigabytes: float) -> int:
+    return int(real_number(field, gigabytes, 0.001, 1e6) * 1e9)
 
 
 def _path_and_tokens(given: str) -> tuple[Any, ...]:

@@ -10,8 +10,14 @@
         BundleCorrupt     500 internal_error             a file is missing, altered or malformed
         ComponentMissing  500 internal_error             the bundle lacks a part asked for
       DeviceUnavailable   503 runner_scheduling_failure  the runtime or device is not here
+      EngineError         500 internal_error
+        EngineNotBuilt    500 internal_error             no engine for this component and size
+        EngineStale       500 internal_error             built for another GPU, version or graph
+        EngineCorrupt     500 internal_error             a plan differs from its record
+        BuildFailed       500 internal_error             an engine cannot be built
       SessionError        500 runner_server_error        the runtime failed while running
         NonFiniteOutput   500 runner_server_error        NaN or infinity left a component
+        DeviceOutOfMemory 500 runner_server_error        the GPU lacks room; says for how much
       ContractViolation   500 internal_error             wrong tensor names, dtypes or shapes
       Cancelled           499 client_cancelled           a step callback asked to stop
       ExportError         500 internal_error             a checkpoint that cannot be exported
@@ -83,6 +89,26 @@ class DeviceUnavailable(LightfillError):
     error_type = "runner_scheduling_failure"
 
 
+class EngineError(LightfillError):
+    """Something about TensorRT engines."""
+
+
+class EngineNotBuilt(EngineError):
+    """No engine was built for this component at this size; the message has the command."""
+
+
+class EngineStale(EngineError):
+    """An engine was built for another GPU, TensorRT version or graph than what is here."""
+
+
+class EngineCorrupt(EngineError):
+    """A plan is cut off or differs from what its record says was built."""
+
+
+class BuildFailed(EngineError):
+    """An engine cannot be built."""
+
+
 class SessionError(LightfillError):
     """The runtime failed while loading or running a component."""
 
@@ -91,6 +117,17 @@ class SessionError(LightfillError):
 
 class NonFiniteOutput(SessionError):
     """A component produced NaN or infinity: an error, never a black picture."""
+
+
+class DeviceOutOfMemory(SessionError):
+    """The GPU, or page-locked host memory, has no room; `wanted` is how many bytes were asked for.
+
+    What the attempt had allocated is freed, and the session stays usable.
+    """
+
+    def __init__(self, message: str, wanted: int) -> None:
+        super().__init__(message)
+        self.wanted = wanted
 
 
 class ContractViolation(LightfillError):

@@ -33,7 +33,7 @@ FLOAT32_IN_FLOAT16_GRAPHS: Mapping[str, frozenset[str]] = {
 }
 """By role: the operators that may compute in float32 although the graph is float16."""
 
-_FLOAT32_MATRICES: Mapping[str, int] = {"safety_checker": 2}
+FLOAT32_MATRICES: Mapping[str, int] = {"safety_checker": 2}
 """Pictures with concepts, pictures with special-care concepts."""
 
 
@@ -72,7 +72,7 @@ def _problems(model: onnx.ModelProto, role: str, arithmetic: Arithmetic) -> Iter
                 yield f"{node.op_type} {node.name} computes in {_named(used.pop())}"
             elif node.op_type in _MATRIX:
                 matrices[node.op_type] += 1
-    if matrices.total() != (_FLOAT32_MATRICES.get(role, 0) if arithmetic == "float16" else 0):
+    if matrices.total() != (FLOAT32_MATRICES.get(role, 0) if arithmetic == "float16" else 0):
         yield f"{dict(matrices)} multiply matrices in float32"
 
 
