@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from .engine.bundle import Bundle
     from .engine.denoise import Progress
+    from .engine.embeddings import Embedding
     from .engine.errors import (
         BuildFailed,
         BundleCorrupt,
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
         Cancelled,
         ComponentMissing,
         ContractViolation,
+        DeviceOutOfMemory,
         DeviceUnavailable,
         EngineCorrupt,
         EngineError,
@@ -37,7 +39,7 @@ if TYPE_CHECKING:
         NonFiniteOutput,
         SessionError,
     )
-    from .engine.pipeline import Embedding, Inpainter
+    from .engine.pipeline import Inpainter
     from .engine.result import Result, Timings
 
 __version__ = "0.1.0"
@@ -51,8 +53,9 @@ _HOMES = {
     "Cancelled": "errors",
     "ComponentMissing": "errors",
     "ContractViolation": "errors",
+    "DeviceOutOfMemory": "errors",
     "DeviceUnavailable": "errors",
-    "Embedding": "pipeline",
+    "Embedding": "embeddings",
     "EngineCorrupt": "errors",
     "EngineError": "errors",
     "EngineNotBuilt": "errors",
@@ -80,6 +83,7 @@ __all__ = [
     "Cancelled",
     "ComponentMissing",
     "ContractViolation",
+    "DeviceOutOfMemory",
     "DeviceUnavailable",
     "Embedding",
     "EngineCorrupt",

@@ -122,7 +122,8 @@ def inpaint(
 ) -> None:
     """Repaint the white part of MASK in IMAGE as PROMPT says."""
     from .output_paths import check_writable, numbered, output_path
-    from .pipeline import Embedding, Inpainter
+    from .pipeline import Inpainter
+    from .embeddings import Embedding
     from .request import validated
 
     target = output_path(output, file_format, image)

@@ -17,6 +17,7 @@
         BuildFailed       500 internal_error             an engine cannot be built
       SessionError        500 runner_server_error        the runtime failed while running
         NonFiniteOutput   500 runner_server_error        NaN or infinity left a component
+        DeviceOutOfMemory 500 runner_server_error        the GPU lacks room; says for how much
       ContractViolation   500 internal_error             wrong tensor names, dtypes or shapes
       Cancelled           499 client_cancelled           a step callback asked to stop
       ExportError         500 internal_error             a checkpoint that cannot be exported
@@ -116,6 +117,17 @@ class SessionError(LightfillError):
 
 class NonFiniteOutput(SessionError):
     """A component produced NaN or infinity: an error, never a black picture."""
+
+
+class DeviceOutOfMemory(SessionError):
+    """The GPU, or page-locked host memory, has no room; `wanted` is how many bytes were asked for.
+
+    What the attempt had allocated is freed, and the session stays usable.
+    """
+
+    def __init__(self, message: str, wanted: int) -> None:
+        super().__init__(message)
+        self.wanted = wanted
 
 
 class ContractViolation(LightfillError):

@@ -5,7 +5,7 @@ import logging
 import os
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
@@ -17,29 +17,23 @@ from .bundle import Bundle
 from .cache import ByteBoundedCache
 from .checks import flag, whole_number
 from .denoise import OnStep, denoise, reporter, starting_latents
+from .embeddings import Embedding, load_embeddings
 from .errors import InvalidInput
 from .framing import frame
 from .images import MAX_PIXELS, PILLOW_MAX_PIXELS, ImageSource, decode_mask, decode_photo
 from .known import batches_of, known_latents
+from .preflight import require_size
 from .request import MAX_IMAGES, ImageSize, Request, validated
 from .result import Result, Timings
 from .safety import blacked_out, is_unsafe
 from .sessions import Session, SessionOptions
 from .sessions.residency import AllResident, OneResident
 from .text import Conditioning, TextConditioner
-from .textual_inversion import DEFAULT_TOKENS, TextualInversion, load_textual_inversion
+from .textual_inversion import TextualInversion
 
 CACHE_BYTES = 256 << 20
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Embedding:
-    """A textual inversion to use: a safetensors file and the tokens that stand for its vectors."""
-
-    path: str | os.PathLike[str]
-    tokens: Sequence[str] = DEFAULT_TOKENS
 
 
 class Inpainter:
@@ -72,6 +66,7 @@ class Inpainter:
             towers = session("text_encoder"), session("text_encoder_2")
             self._vae_encoder, self._vae_decoder = session("vae_encoder"), session("vae_decoder")
             self._text = TextConditioner(bundle, *towers)
+            self._towers = dict(zip(("text_encoder", "text_encoder_2"), towers, strict=True))
         except BaseException:
             self.close()
             raise
@@ -89,11 +84,16 @@ class Inpainter:
         batch_size: int = 1,
         max_pixels: int = MAX_PIXELS,
         low_memory: bool | None = None,
+        vram_budget_bytes: int | None = None,
+        engines: str | os.PathLike[str] | None = None,
+        build_missing: bool = False,
     ) -> Self:
         """Open the bundle in a directory (None: the embedded demo model) on `device`.
 
-        device: "cpu", "openvino", "cuda", or "null" (constant outputs, to measure the host).
-        threads, memory_arena, device_index: see `SessionOptions`.
+        device: "cpu", "openvino", "cuda", "tensorrt", "rtx", or "null" (constant outputs, to
+            measure the host). "tensorrt" and "rtx" run engines that `lightfill build` makes.
+        threads, memory_arena, device_index, vram_budget_bytes, engines, build_missing: see
+            `SessionOptions`.
         cache_bytes: bound for remembered prompts and encoded photos together; 0 remembers nothing.
         batch_size: pictures per UNet call when `num_images` asks for several.
         max_pixels: larger photos and masks are refused before they are decoded; at most Pillow's
@@ -102,7 +102,7 @@ class Inpainter:
             weights mapped (`SessionOptions`): slower, pictures differ by at most one level of 255,
             and a component that cannot be loaded is an error of the first request. None: if the
             bundle needs more memory than is available (`engine.memory` has the rule), with a
-            warning; `Inpainter.low_memory` tells.
+            warning; `Inpainter.low_memory` tells. "tensorrt" and "rtx" have vram_budget_bytes.
 
         UNets are loaded when their step count is first used. Raises BundleError or
         DeviceUnavailable; never another device than the one asked for.
@@ -111,7 +111,8 @@ class Inpainter:
         low_memory = memory.chooses_low_memory(opened, device, low_memory)
         options = SessionOptions(
             threads=threads, memory_arena=memory_arena, device_index=device_index,
-            weights_mapped=low_memory,
+            weights_mapped=low_memory, vram_budget_bytes=vram_budget_bytes,
+            engines=None if engines is None else Path(engines), build_missing=build_missing,
         )  # fmt: skip
         return cls(
             opened,
@@ -159,7 +160,7 @@ class Inpainter:
             skips it. Flagged pictures come back black.
         on_step: called with `Progress` after each UNet call; returning False cancels.
 
-        Raises InvalidInput, ComponentMissing, Cancelled, SessionError.
+        Raises InvalidInput, ComponentMissing, EngineError, Cancelled, SessionError.
         """
         start = time.perf_counter()
         request = validated(
@@ -171,19 +172,24 @@ class Inpainter:
             raise InvalidInput("on_step", f"{on_step!r} cannot be called; pass a function or None")
         unet, schedule = self._unet(request)
         checker = self._safety_checker(enable_safety_checker)
-        inversions = self._inversions(embeddings or ())
+        inversions = load_embeddings(embeddings or (), self._text)
+        batches = batches_of(request.seeds, self._batch_size)
+        parts = self._parts(unet, checker)
+        if request.image_size is not None:
+            require_size(parts, request.image_size, batches)
         timings = Timings()
 
         with timings.measure("prepare"):
             photo = decode_photo(image, max_pixels=self._max_pixels)
             framing = frame(photo, decode_mask(mask, max_pixels=self._max_pixels), request)
+        if request.image_size is None:
+            require_size(parts, framing.canvas.size, batches)
         with timings.measure("text"):
             conditioning = self._conditioning(request.prompt, inversions)
             if conditioning.truncated:
                 logger.warning("the prompt is too long; not used: %.200r", conditioning.truncated)
         with timings.measure("vae_encode"):
             posterior = self._posterior(framing.padded_pixels)
-        batches = batches_of(request.seeds, self._batch_size)
         report = reporter(on_step, schedule.steps * len(batches), timings.unet)
         clean: list[NDArray[np.float32]] = []
         for known in known_latents(request, posterior, framing.canvas, batches):
@@ -254,18 +260,10 @@ class Inpainter:
             return None
         return self._components.session(name)
 
-    def _inversions(
-        self, embeddings: Sequence[Embedding | Mapping[str, Any]]
-    ) -> list[TextualInversion]:
-        if not isinstance(embeddings, Sequence):
-            raise InvalidInput("embeddings", f"{embeddings!r} is no list; pass a list of them")
-        inversions = []
-        for given in embeddings:
-            embedding = _embedding(given)
-            inversion = load_textual_inversion(embedding.path, embedding.tokens)
-            self._text.check_widths(inversion)
-            inversions.append(inversion)
-        return inversions
+    def _parts(self, unet: Session, checker: Session | None) -> dict[str, Session | None]:
+        """Every session a request runs, by role."""
+        vae = {"vae_encoder": self._vae_encoder, "vae_decoder": self._vae_decoder}
+        return {**self._towers, **vae, "unet": unet, "safety_checker": checker}
 
     def _conditioning(self, prompt: str, inversions: Sequence[TextualInversion]) -> Conditioning:
         key = (prompt, *(inversion.digest for inversion in inversions))
@@ -279,13 +277,3 @@ class Inpainter:
         return self._posteriors.get_or_compute(
             key, lambda: vae.encode(self._vae_encoder, pixels, self._scaling_factor)
         )
-
-
-def _embedding(given: Any) -> Embedding:
-    if isinstance(given, Embedding):
-        return given
-    if not isinstance(given, Mapping) or "path" not in given or set(given) - {"path", "tokens"}:
-        raise InvalidInput(
-            "embeddings", f'{given!r} is none; pass {{"path": ..., "tokens": [...]}}'
-        )
-    return Embedding(given["path"], given.get("tokens", DEFAULT_TOKENS))

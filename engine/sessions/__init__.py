@@ -3,14 +3,18 @@
 from typing import Literal, get_args
 
 from ..bundle import Bundle
+from ..engine_key import Flavour, is_built
 from ..errors import DeviceUnavailable
 from .base import Session, SessionOptions, TensorSpec
 
-Device = Literal["cpu", "openvino", "cuda", "null"]
+Device = Literal["cpu", "openvino", "cuda", "tensorrt", "rtx", "null"]
 DEVICES: tuple[str, ...] = get_args(Device)
+ENGINE_DEVICES: dict[str, Flavour] = {"tensorrt": "tensorrt", "rtx": "rtx"}
+"""Devices whose components are compiled for each size beforehand."""
 
 __all__ = [
     "DEVICES",
+    "ENGINE_DEVICES",
     "Device",
     "Session",
     "SessionOptions",
@@ -28,19 +32,28 @@ def open_session(
 ) -> Session:
     """Load one component of a bundle on `device`; what is asked for runs, or an error says why not.
 
-    Raises DeviceUnavailable, ComponentMissing, BundleCorrupt or SessionError.
+    One kind of component has no engines, the prompt expander, whose sizes vary from call to call:
+    on "tensorrt" and "rtx" it runs on the CPU, and its session says so. Raises DeviceUnavailable,
+    ComponentMissing, BundleCorrupt or SessionError.
     """
-    require_device(device)
+    options = options or SessionOptions()
+    require_device(device, options.device_index)
+    if device in ENGINE_DEVICES:
+        if is_built(bundle.component(component).role):
+            from .tensorrt import TensorRtSession
+
+            return TensorRtSession(bundle, component, ENGINE_DEVICES[device], options)
+        return open_session(bundle, component, "cpu", options)
     if device == "null":
         from .null import NullSession
 
         return NullSession(bundle, component)
     from .onnxruntime import OnnxRuntimeSession
 
-    return OnnxRuntimeSession(bundle, component, device, options or SessionOptions())
+    return OnnxRuntimeSession(bundle, component, device, options)
 
 
-def require_device(device: str) -> None:
+def require_device(device: str, device_index: int = 0) -> None:
     """Raise DeviceUnavailable unless this machine has what `device` needs; loads no component."""
     if device not in DEVICES:
         raise DeviceUnavailable(
@@ -48,6 +61,11 @@ def require_device(device: str) -> None:
             "(`lightfill doctor` shows which of them this machine has)"
         )
     if device == "null":
+        return
+    if device in ENGINE_DEVICES:
+        from .tensorrt_library import runtime_here
+
+        runtime_here(ENGINE_DEVICES[device], device_index)
         return
     try:
         from .onnxruntime import require_runtime

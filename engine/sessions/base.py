@@ -8,13 +8,14 @@ or infinity never travels on as a black picture.
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..checks import flag, whole_number
-from ..components import Contract, Tensor
+from ..components import Contract, Tensor, symbol_of
 from ..errors import ContractViolation, NonFiniteOutput
 from ..manifest import Arithmetic
 
@@ -25,6 +26,8 @@ ARITHMETIC: dict[str, Arithmetic] = {
     "cpu": "float32",
     "openvino": "float32",
     "cuda": "float16",
+    "tensorrt": "float16",
+    "rtx": "float16",
     "null": "float32",
 }
 """What each device computes in: which of a component's graphs it loads."""
@@ -44,12 +47,20 @@ class SessionOptions:
         cast to float32 when its operator runs, where otherwise all are copied to float32, and
         packed, when the component is loaded. Loads at once, peaks far lower, runs slower; results
         differ in their last bits. Other devices copy weights into a form of their own regardless.
+    vram_budget_bytes: on "tensorrt" and "rtx", GPU memory that all engines of this process may take
+        together; the least recently used make room. None: what the GPU has.
+    engines: on "tensorrt" and "rtx", the directory of the engines; None is the bundle's own.
+    build_missing: on "tensorrt" and "rtx", build an engine that is not there, which takes minutes,
+        where otherwise an error names the command that does.
     """
 
     threads: int | None = None
     memory_arena: bool = True
     device_index: int = 0
     weights_mapped: bool = False
+    vram_budget_bytes: int | None = None
+    engines: Path | None = None
+    build_missing: bool = False
 
     def __post_init__(self) -> None:
         """Raise InvalidInput for values no runtime takes."""
@@ -58,6 +69,9 @@ class SessionOptions:
         flag("memory_arena", self.memory_arena)
         whole_number("device_index", self.device_index, 0, MAX_DEVICES - 1)
         flag("weights_mapped", self.weights_mapped)
+        if self.vram_budget_bytes is not None:
+            whole_number("vram_budget_bytes", self.vram_budget_bytes, 1, 2**63)
+        flag("build_missing", self.build_missing)
 
 
 @dataclass(frozen=True)
@@ -99,6 +113,12 @@ class Session(ABC):
                     "which computes in float32"
                 )
         return results
+
+    def require(self, sizes: Mapping[str, int]) -> None:  # noqa: B027 - most need nothing
+        """Raise unless inputs of these sizes (batch, latent height and width) can be run.
+
+        Loads nothing, so that a request is refused before any work is done. Graphs run every size.
+        """
 
     @abstractmethod
     def _run(self, feed: Feed) -> dict[str, Array]: ...
@@ -149,6 +169,17 @@ def _is_finite(array: Array) -> bool:
     if array.size == 0 or not np.issubdtype(array.dtype, np.floating):
         return True
     return bool(np.isfinite(array.min()) and np.isfinite(array.max()))
+
+
+def sizes_of(inputs: Mapping[str, Tensor], feed: Feed) -> dict[str, int]:
+    """Size of every varying symbol in this feed."""
+    sizes = {}
+    for name, tensor in inputs.items():
+        for dimension, size in zip(tensor.shape, feed[name].shape, strict=True):
+            if isinstance(dimension, str):
+                factor, symbol = symbol_of(dimension)
+                sizes[symbol] = size // factor
+    return sizes
 
 
 def specs_of(tensors: Mapping[str, Tensor], arithmetic: Arithmetic) -> dict[str, TensorSpec]:

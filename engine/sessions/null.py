@@ -5,8 +5,8 @@ from collections.abc import Mapping
 import numpy as np
 
 from ..bundle import Bundle
-from ..components import Dimension, Tensor, symbol_of
-from .base import ARITHMETIC, Array, Feed, Session, specs_of
+from ..components import Dimension, symbol_of
+from .base import ARITHMETIC, Array, Feed, Session, sizes_of, specs_of
 
 
 class NullSession(Session):
@@ -30,7 +30,7 @@ class NullSession(Session):
         self._constants: dict[tuple[int, ...], Array] = {}
 
     def _run(self, feed: Feed) -> dict[str, Array]:
-        sizes = _sizes(self._contract.inputs, feed)
+        sizes = sizes_of(self._contract.inputs, feed)
         results = {}
         for name, tensor in self._contract.outputs.items():
             shape = tuple(
@@ -50,17 +50,6 @@ def _widths(bundle: Bundle) -> dict[str, int]:
     return {
         name: bundle.token_embedding(name).shape[1] for name in ("text_encoder", "text_encoder_2")
     }
-
-
-def _sizes(inputs: Mapping[str, Tensor], feed: Feed) -> dict[str, int]:
-    """Size of every varying symbol in this feed."""
-    sizes = {}
-    for name, tensor in inputs.items():
-        for dimension, size in zip(tensor.shape, feed[name].shape, strict=True):
-            if isinstance(dimension, str):
-                factor, symbol = symbol_of(dimension)
-                sizes[symbol] = size // factor
-    return sizes
 
 
 def _resolve(dimension: Dimension, sizes: Mapping[str, int], open_width: int) -> int:

@@ -5,9 +5,9 @@ from abc import ABC, abstractmethod
 from contextlib import ExitStack
 
 from ..bundle import Bundle
-from ..errors import SessionError
+from ..errors import InvalidInput, SessionError
 from ..memory import return_freed
-from . import open_session, require_device
+from . import ENGINE_DEVICES, open_session, require_device
 from .base import ARITHMETIC, Array, Feed, Session, SessionOptions, specs_of
 
 
@@ -65,6 +65,12 @@ class OneResident(Residency):
     """
 
     def __init__(self, bundle: Bundle, device: str, options: SessionOptions | None) -> None:
+        if device in ENGINE_DEVICES:
+            raise InvalidInput(
+                "low_memory",
+                f"{device} holds the engines that fit into GPU memory, and the others wait on "
+                "disk; set vram_budget_bytes instead",
+            )
         require_device(device)
         super().__init__(bundle, device, options)
         self._resident: Session | None = None
