@@ -121,9 +121,9 @@ def inpaint(
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
     """Repaint the white part of MASK in IMAGE as PROMPT says."""
+    from .embeddings import Embedding
     from .output_paths import check_writable, numbered, output_path
     from .pipeline import Inpainter
-    from .embeddings import Embedding
     from .request import validated
 
     target = output_path(output, file_format, image)
