@@ -68,22 +68,22 @@ class LoadedEngine:
         self._uploaded: set[str] = set()
         self._workspace: DeviceBlock | None = None
         self._graph: Any = None
-        self._kept = False
+        self._kept = self._capturable = False
         self._engine: Any = library.deserialised(plan, self.component)
         self._execution: Execution | None = None
         try:
             self._weights = plan.nbytes
             self.activation_bytes = int(self._engine.device_memory_size_v2)
-            self._execution = library.execution(self._engine, self.component, stored.record.sha256)
-            self._bind(self._execution.context, contract)
+            # No frame below holds engine or context: an error's traceback would keep their memory.
+            self._execution = library.execution(self._engine, stored.record.sha256)
+            self._bind(contract)
         except BaseException:
             self.close()
             raise
-        self._capturable = not self._execution.captures_itself
 
     @property
     def nbytes(self) -> int:
-        """GPU memory it takes beside activations: tensors, and weights, which its plan mostly is."""
+        """GPU memory beside activations: tensors, and weights, which a plan mostly is."""
         ports = (*self._inputs.values(), *self._outputs.values())
         return self._weights + sum(port.block.nbytes for port in ports)
 
@@ -122,18 +122,21 @@ class LoadedEngine:
             self._device.free(port.block)
             self._device.free(port.staging)
 
-    def _bind(self, context: Any, contract: Contract) -> None:
+    def _bind(self, contract: Contract) -> None:
         """Allocate every tensor and tell the context its shape and address."""
+        if self._execution is None:
+            raise self._library.failure("preparing", self.component, self.activation_bytes)
         inputs, outputs = self._library.inputs_and_outputs(self._engine)
         check_contract(self.component, contract, inputs, outputs)
         for ports, tensors in ((self._inputs, inputs), (self._outputs, outputs)):
             for name, spec in tensors.items():
                 shape = tuple(int(size) for size in spec.shape)
                 ports[name] = port = self._allocated(name, spec.dtype, shape)
-                if ports is self._inputs and not context.set_input_shape(name, shape):
-                    raise self._library.execution_failure(self.component)
-                if not context.set_tensor_address(name, port.block.address):
-                    raise self._library.execution_failure(self.component)
+                if ports is self._inputs and not self._context.set_input_shape(name, shape):
+                    raise self._library.failure("running", self.component)
+                if not self._context.set_tensor_address(name, port.block.address):
+                    raise self._library.failure("running", self.component)
+        self._capturable = not self._execution.captures_itself
 
     def _allocated(self, name: str, dtype: np.dtype[Any], shape: tuple[int, ...]) -> _Port:
         nbytes = prod(shape) * dtype.itemsize
@@ -180,7 +183,7 @@ class LoadedEngine:
 
     def _enqueue(self) -> None:
         if not self._context.execute_async_v3(self._device.stream):
-            raise self._library.execution_failure(self.component)
+            raise self._library.failure("running", self.component)
 
     def _keep_what_warmed_up(self) -> None:
         """After an execution that was not a replay: its graph, and what TensorRT-RTX compiled."""

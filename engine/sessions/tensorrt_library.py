@@ -72,11 +72,14 @@ class TensorRt:
             self._check_validity(plan, component)
         engine = self._runtime.deserialize_cuda_engine(plan)
         if engine is None:
-            raise self._failure(f"loading {component}", component, plan.nbytes)
+            raise self.failure("loading", component, plan.nbytes)
         return engine
 
-    def execution(self, engine: Any, component: str, plan_sha256: str) -> Execution:
-        """A context whose device memory is given to it, with what TensorRT-RTX offers beside."""
+    def execution(self, engine: Any, plan_sha256: str) -> Execution | None:
+        """A context that is given its device memory, with what TensorRT-RTX offers beside.
+
+        None if TensorRT makes none; `failure` says why.
+        """
         strategies = self._module.ExecutionContextAllocationStrategy
         config = engine.create_runtime_config()
         config.set_execution_context_allocation_strategy(strategies.USER_MANAGED)
@@ -87,9 +90,7 @@ class TensorRt:
         if hasattr(config, "create_runtime_cache"):
             cached = RuntimeCache.of(config, self._cache_path(plan_sha256))
         context = engine.create_execution_context(config)
-        if context is None:
-            raise self._failure(f"preparing {component}", component, 0)
-        return Execution(context, captures_itself, cached)
+        return None if context is None else Execution(context, captures_itself, cached)
 
     def inputs_and_outputs(
         self, engine: Any
@@ -110,17 +111,15 @@ class TensorRt:
             (inputs if is_input else outputs)[name] = TensorSpec(dtype, shape)
         return inputs, outputs
 
-    def execution_failure(self, component: str) -> Exception:
-        """Why an execution was not accepted, from what TensorRT logged."""
-        return self._failure(f"running {component}", component, 0)
-
-    def _failure(self, doing: str, component: str, wanted: int) -> Exception:
+    def failure(self, doing: str, component: str, wanted: int = 0) -> SessionError:
+        """Why TensorRT did not do something, from what it logged; `wanted` bytes, if it lacked."""
         errors = " ".join(self._log.errors)
         if any(sign in errors.lower() for sign in _LACKED_MEMORY):
             return out_of_memory(self._gpu, component, wanted)
         return SessionError(
-            f"TensorRT failed while {doing}: {errors or 'it gives no reason'}; run `lightfill "
-            "doctor`, delete the engine, and build it again on this machine with `lightfill build`"
+            f"TensorRT failed while {doing} {component}: {errors or 'it gives no reason'}; run "
+            "`lightfill doctor`, delete the engine, and build it again on this machine with "
+            "`lightfill build`"
         )
 
     def _check_validity(self, plan: memoryview, component: str) -> None:
