@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from .checks import real_number
 from .cli_build import build, engines
 from .cli_export import export
 from .errors import InvalidInput, LightfillError
@@ -98,7 +99,7 @@ def inpaint(
     bundle: Annotated[
         Path | None, typer.Option(help="Model bundle. [default: the embedded demo model]")
     ] = None,
-    device: Annotated[str, typer.Option(help="cpu, openvino or cuda.")] = "cpu",
+    device: Annotated[str, typer.Option(help="cpu, openvino, cuda, tensorrt or rtx.")] = "cpu",
     threads: Annotated[int | None, typer.Option(help="CPU threads. [default: all cores]")] = None,
     low_memory: Annotated[
         bool | None,
@@ -106,6 +107,17 @@ def inpaint(
             "--low-memory/--no-low-memory",
             help="Load one part of the model at a time. [default: if memory is short]",
         ),
+    ] = None,
+    engines_directory: Annotated[
+        Path | None,
+        typer.Option("--engines", help="TensorRT engines. [default: the bundle's own]"),
+    ] = None,
+    build_missing: Annotated[
+        bool, typer.Option("--build-missing", help="Build TensorRT engines that are not there.")
+    ] = False,
+    vram_budget: Annotated[
+        float | None,
+        typer.Option(metavar="GB", help="GPU memory for TensorRT engines. [default: all there is]"),
     ] = None,
     safety_checker: Annotated[
         bool | None,
@@ -135,8 +147,13 @@ def inpaint(
     validated(prompt=prompt, **options)  # before a model is loaded
     check_writable(target)
     embeddings = [Embedding(*_path_and_tokens(given)) for given in embedding or []]
+    resources: dict[str, Any] = {
+        "threads": threads, "low_memory": low_memory, "engines": engines_directory,
+        "build_missing": build_missing,
+        "vram_budget_bytes": None if vram_budget is None else _bytes("vram_budget", vram_budget),
+    }  # fmt: skip
     with (
-        Inpainter.open(bundle, device, threads=threads, low_memory=low_memory) as inpainter,
+        Inpainter.open(bundle, device, **resources) as inpainter,
         _progress(hidden=as_json) as progress,
     ):
         task = progress.add_task("denoising", total=None)
@@ -202,6 +219,10 @@ def info(
     _out.print(f"{opened.bytes_on_disk / 1e6:.1f} MB in {len(manifest.files)} files, all as listed")
     for licence in manifest.licences:
         _out.print(f"licence: {licence.file} ({licence.covers})", markup=False)
+
+
+def _bytes(field: str, gigabytes: float) -> int:
+    return int(real_number(field, gigabytes, 0.001, 1e6) * 1e9)
 
 
 def _path_and_tokens(given: str) -> tuple[Any, ...]:

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, requires, version
 
 from .bundle import Bundle
+from .engine_key import Flavour
 from .errors import LightfillError
-from .sessions import DEVICES, open_session
+from .sessions import DEVICES, ENGINE_DEVICES, open_session
 
 _PACKAGES = (
     "lightfill",
@@ -19,11 +20,14 @@ _PACKAGES = (
     "onnxruntime",
     "onnxruntime-gpu",
     "onnxruntime-ep-openvino",
+    "tensorrt",
+    "tensorrt-rtx",
+    "cuda-python",
 )
 _REQUIREMENT = re.compile(
     r"""^(?P<name>[\w.-]+)(\[.*?\])?.*;.*extra == ["'](?P<extra>[\w-]+)["']"""
 )
-_NOT_YET = {"tensorrt", "rtx", "serve"}
+_NOT_YET = {"serve"}
 """Extras whose devices or commands this version does not have yet."""
 
 
@@ -52,16 +56,32 @@ def machine() -> str:
 
 
 def devices() -> Iterator[Finding]:
-    """Each device, proven by loading the demo model's first text encoder on it."""
+    """Each device, proven by loading the demo model's first text encoder on it.
+
+    TensorRT's need an engine for that, which takes a build: library, driver and GPU are looked for.
+    """
     bundle = Bundle.open()
     for device in DEVICES:
         if device == "null":
             continue
         try:
+            if device in ENGINE_DEVICES:
+                yield Finding(device, works=True, detail=_engine_device(ENGINE_DEVICES[device]))
+                continue
             with open_session(bundle, "text_encoder", device):
                 yield Finding(device, works=True, detail="runs")
         except LightfillError as error:
             yield Finding(device, works=False, detail=str(error))
+
+
+def _engine_device(flavour: Flavour) -> str:
+    from .sessions.tensorrt_library import runtime_here
+
+    here = runtime_here(flavour, 0)
+    return (
+        f"{here.device_name} ({here.target}) and TensorRT {here.version} are here; `lightfill "
+        f"verify BUNDLE --device {flavour} --build-missing` proves that they run"
+    )
 
 
 def extras() -> Iterator[Finding]:

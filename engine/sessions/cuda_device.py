@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import DeviceOutOfMemory, DeviceUnavailable, SessionError
+from ..gpus import Gpu
 
 _RUNTIME = "cuda.bindings.runtime"
 
@@ -41,14 +42,6 @@ class PinnedBlock:
     bytes: NDArray[np.uint8] = field(repr=False)
 
 
-@dataclass(frozen=True)
-class Gpu:
-    """What the driver says of a GPU: its name, and its compute capability as "sm89"."""
-
-    name: str
-    target: str
-
-
 def describe_gpu(index: int) -> Gpu:
     """The GPU with this index; DeviceUnavailable says what is missing. Allocates nothing on it."""
     runtime = _runtime()
@@ -65,8 +58,8 @@ def describe_gpu(index: int) -> Gpu:
     properties = _checked(runtime, "asking for the GPU", *runtime.cudaGetDeviceProperties(index))
     name = properties.name
     return Gpu(
-        name.decode(errors="replace") if isinstance(name, bytes) else str(name),
-        f"sm{properties.major}{properties.minor}",
+        target=f"sm{properties.major}{properties.minor}",
+        name=name.decode(errors="replace") if isinstance(name, bytes) else str(name),
     )
 
 

@@ -21,8 +21,9 @@ from ..atomic_write import write_atomically
 from ..engine_key import Flavour
 from ..engine_record import Runtime
 from ..errors import DeviceUnavailable, EngineStale, SessionError
+from ..gpus import Gpu
 from .base import TensorSpec
-from .cuda_device import Gpu, describe_gpu, out_of_memory
+from .cuda_device import describe_gpu, out_of_memory
 
 MODULES: dict[Flavour, str] = {"tensorrt": "tensorrt", "rtx": "tensorrt_rtx"}
 Specs = dict[str, TensorSpec]

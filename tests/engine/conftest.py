@@ -1,4 +1,4 @@
-"""Fixtures of the sessions' tests: a simulated GPU, and the demo bundle's engines for it."""
+"""Fixtures of the engine's tests: a simulated GPU, and the float16 graphs on the CPU."""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
