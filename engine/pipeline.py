@@ -261,9 +261,12 @@ class Inpainter:
         return self._components.session(name)
 
     def _parts(self, unet: Session, checker: Session | None) -> dict[str, Session | None]:
-        """Every session a request runs, by role."""
+        """Every session a request runs, by role; those that a picture's size changes come first.
+
+        What builds their engines builds the others' too.
+        """
         vae = {"vae_encoder": self._vae_encoder, "vae_decoder": self._vae_decoder}
-        return {**self._towers, **vae, "unet": unet, "safety_checker": checker}
+        return {"unet": unet, **vae, **self._towers, "safety_checker": checker}
 
     def _conditioning(self, prompt: str, inversions: Sequence[TextualInversion]) -> Conditioning:
         key = (prompt, *(inversion.digest for inversion in inversions))

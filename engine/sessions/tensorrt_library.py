@@ -170,11 +170,11 @@ class RuntimeCache:
 
     def save(self) -> None:
         """Write what was compiled since it was read, if anything was."""
-        content = self._cache.serialize()
-        if content is not None and content.nbytes != self._on_disk:
+        compiled = self._cache.serialize()
+        if compiled is not None and compiled.nbytes != self._on_disk:
             with suppress(OSError):
-                write_atomically(self._path, bytes(memoryview(content)))
-                self._on_disk = content.nbytes
+                write_atomically(self._path, bytes(memoryview(compiled)))
+                self._on_disk = compiled.nbytes
 
 
 def _module(flavour: Flavour) -> Any:

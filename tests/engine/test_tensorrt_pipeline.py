@@ -67,7 +67,7 @@ def test_pictures_equal_the_cpus_of_the_same_graphs_bit_for_bit(
 def test_pictures_are_the_float32_ones_but_for_float16(
     bench: Bench, demo_inpainter: Inpainter
 ) -> None:
-    """The demo model in float16 is up to a few levels off: the bar is that of its CPU graphs."""
+    """What float16 arithmetic changes in this picture is one level of 255 at most."""
     add_engines(bench.store, bench.runtime, (64, 64))
     with opened(bench) as inpainter:
         difference = painted(inpainter).astype(float) - painted(demo_inpainter)
@@ -75,7 +75,8 @@ def test_pictures_are_the_float32_ones_but_for_float16(
     print(
         f"simulated {bench.flavour} against cpu: {psnr:.1f} dB, {abs(difference).max():.0f} levels"
     )
-    assert psnr > 30
+    assert psnr > 60
+    assert abs(difference).max() <= 1
 
 
 def test_text_is_uploaded_once_a_request(bench: Bench) -> None:

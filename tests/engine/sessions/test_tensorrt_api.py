@@ -1,0 +1,240 @@
+"""Every name our code uses on TensorRT and CUDA is one that the real modules have.
+
+TensorRT's names must be common to tensorrt 10.13, 10.16 and 11.4 and tensorrt_rtx 1.7
+(tests/support/tensorrt-common-api.json), or be on the list below, behind a `hasattr`. The wheels
+ship no type information for these modules (no py.typed, and no stubs), so this is what checks them.
+"""
+
+import ast
+import importlib
+import inspect
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+from simulated_gpu import Bench, feed_of
+from simulated_gpu import tensorrt as simulated
+from simulated_gpu.cuda import Cuda
+from simulated_gpu.machine import Machine
+
+from lightfill.engine import sessions
+from lightfill.engine.engine_key import installed_version
+from lightfill.engine.errors import EngineStale, LightfillError, SessionError
+from lightfill.engine.gpus import Gpu
+from lightfill.engine.sessions.tensorrt_library import TensorRt
+
+ROOT = Path(sessions.__file__).parent
+COMMON: dict[str, list[str]] = json.loads(
+    (Path(__file__).parents[2] / "support" / "tensorrt-common-api.json").read_text("utf-8")
+)
+RTX_ONLY = {
+    "get_engine_validity": {
+        ("Runtime", "get_engine_validity"),
+        ("EngineValidity", "INVALID"),
+        ("EngineInvalidityDiagnostics", "__members__"),
+    },
+    "cuda_graph_strategy": {
+        ("IRuntimeConfig", "cuda_graph_strategy"),
+        ("CudaGraphStrategy", "WHOLE_GRAPH_CAPTURE"),
+    },
+    "create_runtime_cache": {
+        ("IRuntimeConfig", "create_runtime_cache"),
+        ("IRuntimeConfig", "set_runtime_cache"),
+        ("IRuntimeCache", "deserialize"),
+        ("IRuntimeCache", "serialize"),
+    },
+    "ComputeCapability": {("ComputeCapability", "__members__")},
+}
+"""What only TensorRT-RTX has, by the name that `hasattr` asks for."""
+TYPES = {
+    "config": "IRuntimeConfig",
+    "engine": "ICudaEngine",
+    "self._engine": "ICudaEngine",
+    "self._context": "IExecutionContext",
+    "self._runtime": "Runtime",
+    "self._cache": "IRuntimeCache",
+    "found._cache": "IRuntimeCache",
+    "strategies": "ExecutionContextAllocationStrategy",
+    "compiled": "IHostMemory",
+}
+"""Which of TensorRT's types an expression of our modules has."""
+MODULES = {"self._module", "module"}
+SIMULATED = {"RtxRuntime": "Runtime", "RtxRuntimeConfig": "IRuntimeConfig"}
+"""Names of the simulation's classes, where they are not the real ones."""
+
+
+def used_of_tensorrt() -> set[tuple[str, str]]:
+    """(type, member) of every use of TensorRT in our modules, types of the module included."""
+    found = set()
+    for file in ("tensorrt_library.py", "loaded_engine.py"):
+        for node in ast.walk(ast.parse((ROOT / file).read_text("utf-8"))):
+            if not isinstance(node, ast.Attribute) or node.attr in {"__version__", "__init__"}:
+                continue
+            owner = ast.unparse(node.value)
+            if owner in TYPES:
+                found.add((TYPES[owner], node.attr))
+            elif owner in MODULES:
+                found.add(("module", node.attr))
+            elif owner.rpartition(".")[0] in MODULES:
+                found.add((owner.rpartition(".")[2], node.attr))
+    return found
+
+
+def is_common(owner: str, member: str) -> bool:
+    return member in COMMON if owner == "module" else member in COMMON.get(owner, ())
+
+
+def test_every_tensorrt_name_is_common_or_asked_for() -> None:
+    used = used_of_tensorrt()
+    guarded = set().union(*RTX_ONLY.values())
+    extra = {pair for pair in used if not is_common(*pair)}
+    types = {("module", owner) for owner, _ in guarded if owner not in COMMON}
+    types -= {("module", "IRuntimeCache")}  # made by a config, never named
+    assert extra == guarded | types
+    assert len(used) > 25  # the walk still sees what there is
+
+
+def test_every_name_that_only_rtx_has_stands_behind_a_hasattr() -> None:
+    asked = {
+        node.args[1].value
+        for node in ast.walk(ast.parse((ROOT / "tensorrt_library.py").read_text("utf-8")))
+        if isinstance(node, ast.Call)
+        and ast.unparse(node.func) == "hasattr"
+        and isinstance(node.args[1], ast.Constant)
+    }
+    assert asked == set(RTX_ONLY)
+
+
+def test_the_real_wheel_has_every_name() -> None:
+    trt = pytest.importorskip("tensorrt_rtx")
+    for owner, member in used_of_tensorrt():
+        place = trt if owner == "module" else getattr(trt, owner)
+        assert hasattr(place, member), (owner, member)
+
+
+def test_what_runs_touches_what_was_read_in_the_source(
+    bench: Bench,
+) -> None:
+    """The list above misses no expression: whatever is touched at run time is in it."""
+    bench.build("unet")
+    with bench.open() as session:
+        for seed in range(3):
+            session.run(feed_of("unet", seed=seed))
+    with bench.open() as session:
+        session.run(feed_of("unet"))
+    bench.build("vae_decoder", content=b"no plan")
+    with pytest.raises(SessionError):
+        bench.open("vae_decoder").run(feed_of("vae_decoder"))
+    package = "tensorrt_rtx" if bench.flavour == "rtx" else "tensorrt"
+    names = SIMULATED | {package: "module"}
+    touched = {
+        (names.get(owner, owner), name)
+        for owner, name in bench.machine.touched
+        if owner != "cuda.bindings.runtime"
+    }
+    assert touched <= used_of_tensorrt()
+    if bench.flavour == "tensorrt":
+        assert all(is_common(*pair) for pair in touched)
+
+
+def cuda_names() -> set[str]:
+    """Every name of the CUDA runtime in our module, those called by name included."""
+    tree = ast.parse((ROOT / "cuda_device.py").read_text("utf-8"))
+    names = {node.attr for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
+    names |= {node.value for node in ast.walk(tree) if isinstance(node, ast.Constant)}
+    return {name for name in names if isinstance(name, str) and re.fullmatch("cuda[A-Z]\\w+", name)}
+
+
+def test_the_real_cuda_bindings_have_every_name() -> None:
+    runtime = pytest.importorskip("cuda.bindings.runtime")
+    enums = (runtime.cudaError_t, runtime.cudaMemcpyKind, runtime.cudaStreamCaptureMode)
+    used = cuda_names()
+    assert {"cudaMalloc", "cudaGraphLaunch", "cudaErrorMemoryAllocation", "cudaError_t"} <= used
+    for name in used:
+        assert any(hasattr(place, name) for place in (runtime, *enums)), name
+    assert {"name", "major", "minor"} <= set(dir(runtime.cudaDeviceProp))
+
+
+def test_the_simulated_cuda_takes_what_the_real_one_takes() -> None:
+    runtime = pytest.importorskip("cuda.bindings.runtime")
+    for name, function in vars(Cuda).items():
+        if name.startswith("cuda") and inspect.isfunction(function):
+            signature = (inspect.getdoc(getattr(runtime, name)) or "").splitlines()[0]
+            real = [
+                each for each in signature.partition("(")[2].rpartition(")")[0].split(",") if each
+            ]
+            assert len(real) == len(inspect.signature(function).parameters) - 1, signature
+
+
+def test_the_real_cuda_bindings_answer_with_a_status_first() -> None:
+    """Without a driver the answer is an error, and has the shape our code unpacks."""
+    runtime = pytest.importorskip("cuda.bindings.runtime")
+    status, count = runtime.cudaGetDeviceCount()
+    if status == runtime.cudaError_t.cudaSuccess:
+        assert count > 0
+        return
+    assert len(runtime.cudaSetDevice(0)) == 1
+    assert len(runtime.cudaMalloc(1)) == 2
+    assert len(runtime.cudaMemGetInfo()) == 3
+    assert isinstance(runtime.cudaGetErrorString(status)[1], bytes)
+
+
+def test_the_simulated_tensorrt_has_nothing_the_real_one_lacks() -> None:
+    trt = pytest.importorskip("tensorrt_rtx")
+    machine = Machine()
+    names = simulated.TensorRtNames(machine, rtx=True)
+    kinds: dict[str, Any] = {
+        name: getattr(names, name)
+        for name in (*vars(simulated.TensorRtNames), *vars(names))
+        if not name.startswith("_")
+    }
+    kinds |= {
+        "Runtime": simulated.RtxRuntime,
+        "ICudaEngine": simulated.ICudaEngine,
+        "IRuntimeConfig": simulated.RtxRuntimeConfig,
+        "IExecutionContext": simulated.IExecutionContext,
+        "IRuntimeCache": simulated.IRuntimeCache,
+    }
+    for name, kind in kinds.items():
+        real = getattr(trt, name)
+        public = (
+            {each for each in dir(kind) if not each.startswith("_")}
+            if inspect.isclass(kind)
+            else set()
+        )
+        public -= set(dir(int))
+        assert public <= set(dir(real)), (name, public - set(dir(real)))
+
+
+def test_the_simulation_lacks_what_only_rtx_has_where_tensorrt_lacks_it() -> None:
+    names = simulated.TensorRtNames(Machine(), rtx=False)
+    for guard in RTX_ONLY:
+        for place in (names, simulated.Runtime, simulated.IRuntimeConfig):
+            assert not hasattr(place, guard)
+
+
+def test_the_real_rtx_runtime_refuses_what_is_no_plan() -> None:
+    """Our logger, header check and message, with the real library; it needs no GPU for that."""
+    pytest.importorskip("tensorrt_rtx")
+    library = TensorRt("rtx", Gpu(target="sm89", name="no GPU"))
+    with pytest.raises(EngineStale, match=r"refuses the engine of unet here \(MALFORMED_ENGINE\)"):
+        library.deserialised(memoryview(b"junk" * 100), "unet")
+
+
+def test_the_real_rtx_runtime_says_why_it_loads_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("tensorrt_rtx")
+    library = TensorRt("rtx", Gpu(target="sm89", name="no GPU"))
+    monkeypatch.setattr(TensorRt, "_check_validity", lambda *_: None)
+    with pytest.raises(
+        LightfillError, match=r"^TensorRT failed while loading unet: .*Serialization"
+    ):
+        library.deserialised(memoryview(b"junk" * 100), "unet")
+
+
+def test_library_and_package_agree_on_the_version() -> None:
+    """Engines are recorded with the package's version and looked for with the library's."""
+    trt = pytest.importorskip("tensorrt_rtx")
+    assert importlib.import_module("tensorrt_rtx").__version__ == trt.__version__
+    assert trt.__version__ == installed_version("rtx")
