@@ -16,6 +16,7 @@ from rich.table import Table
 from .checks import real_number
 from .cli_build import build, engines
 from .cli_export import export
+from .cli_verify import verify
 from .errors import InvalidInput, LightfillError
 
 EXIT_FAILED = 1
@@ -31,6 +32,7 @@ app = typer.Typer(
 app.command()(export)
 app.command()(build)
 app.command()(engines)
+app.command()(verify)
 _screen = Console(stderr=True)
 _out = Console()
 

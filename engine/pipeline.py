@@ -239,19 +239,10 @@ class Inpainter:
 
     def _unet(self, request: Request) -> tuple[Session, Schedule]:
         """The UNet of the asked step count and the part of its schedule that strength leaves."""
-        entry = self.bundle.unet(request.steps)
-        constants = self.bundle.manifest.scheduler
-        schedule = trailing_schedule(
-            request.steps,
-            entry.prediction,
-            NoiseConstants(
-                num_train_timesteps=constants.num_train_timesteps,
-                beta_start=constants.beta_start,
-                beta_end=constants.beta_end,
-            ),
-        )
+        schedule = schedule_of(self.bundle, request.steps)
         start = first_step(request.steps, request.strength)
-        return self._components.session(entry.component), schedule.starting_at(start)
+        session = self._components.session(self.bundle.unet(request.steps).component)
+        return session, schedule.starting_at(start)
 
     def _safety_checker(self, wanted: bool | None) -> Session | None:
         """The bundle's checker; None where it is not wanted, or there is none to want."""
@@ -280,3 +271,17 @@ class Inpainter:
         return self._posteriors.get_or_compute(
             key, lambda: vae.encode(self._vae_encoder, pixels, self._scaling_factor)
         )
+
+
+def schedule_of(bundle: Bundle, steps: int) -> Schedule:
+    """All of the schedule that a bundle's UNet for `steps` was distilled for."""
+    constants = bundle.manifest.scheduler
+    return trailing_schedule(
+        steps,
+        bundle.unet(steps).prediction,
+        NoiseConstants(
+            num_train_timesteps=constants.num_train_timesteps,
+            beta_start=constants.beta_start,
+            beta_end=constants.beta_end,
+        ),
+    )

@@ -1,0 +1,54 @@
+"""How far one result is from another: largest error, and decibels of its root mean square."""
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+EQUAL_DB = 999.0
+"""Where nothing differs: infinity is not JSON."""
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """One part of a model, or the whole picture, on a device against the reference.
+
+    psnr_db: the reference's largest value over the error's root mean square, in decibels.
+    """
+
+    part: str
+    max_abs_error: float
+    psnr_db: float
+    minimum_db: float
+    passed: bool
+
+
+def agreement(
+    part: str,
+    results: dict[str, NDArray[Any]],
+    reference: dict[str, NDArray[Any]],
+    minimum_db: float,
+    *,
+    step: float = 0.0,
+) -> Agreement:
+    """Compare every output; the worst counts. What is rounded to `step` may be one step off."""
+    error, psnr = 0.0, EQUAL_DB
+    for name, expected in reference.items():
+        found = results[name]
+        if found.shape != expected.shape:
+            return Agreement(part, math.inf, -EQUAL_DB, minimum_db, passed=False)
+        difference = found.astype(np.float64) - expected.astype(np.float64)
+        error = max(error, float(np.abs(difference).max()))
+        psnr = min(psnr, _psnr(difference, expected))
+    passed = psnr >= minimum_db or error <= 1.01 * step
+    return Agreement(part, error, psnr, minimum_db, passed)
+
+
+def _psnr(difference: NDArray[np.float64], expected: NDArray[Any]) -> float:
+    error = float(np.sqrt(np.mean(np.square(difference))))
+    peak = float(np.abs(expected.astype(np.float64)).max())
+    if error == 0.0:
+        return EQUAL_DB
+    return max(-EQUAL_DB, min(20 * math.log10(max(peak, 1e-30) / error), EQUAL_DB))
