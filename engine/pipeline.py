@@ -5,7 +5,6 @@ import logging
 import os
 import time
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
@@ -112,7 +111,7 @@ class Inpainter:
         options = SessionOptions(
             threads=threads, memory_arena=memory_arena, device_index=device_index,
             weights_mapped=low_memory, vram_budget_bytes=vram_budget_bytes,
-            engines=None if engines is None else Path(engines), build_missing=build_missing,
+            engines=engines, build_missing=build_missing,
         )  # fmt: skip
         return cls(
             opened,

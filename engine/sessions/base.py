@@ -5,10 +5,10 @@ a wrong name, dtype or shape is reported in the contract's words before any runt
 or infinity never travels on as a black picture.
 """
 
+import os
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from ..checks import flag, whole_number
 from ..components import Contract, Tensor, symbol_of
-from ..errors import ContractViolation, NonFiniteOutput
+from ..errors import ContractViolation, InvalidInput, NonFiniteOutput
 from ..manifest import Arithmetic
 
 Array = NDArray[Any]
@@ -59,7 +59,7 @@ class SessionOptions:
     device_index: int = 0
     weights_mapped: bool = False
     vram_budget_bytes: int | None = None
-    engines: Path | None = None
+    engines: str | os.PathLike[str] | None = None
     build_missing: bool = False
 
     def __post_init__(self) -> None:
@@ -71,6 +71,8 @@ class SessionOptions:
         flag("weights_mapped", self.weights_mapped)
         if self.vram_budget_bytes is not None:
             whole_number("vram_budget_bytes", self.vram_budget_bytes, 1, 2**63)
+        if not isinstance(self.engines, str | os.PathLike | None):
+            raise InvalidInput("engines", f"{self.engines!r} is no path; pass a directory, or None")
         flag("build_missing", self.build_missing)
 
 

@@ -56,11 +56,8 @@ def describe_gpu(index: int) -> Gpu:
             f"device_index {index} names no GPU: this machine has {count}; pass 0 to {count - 1}"
         )
     properties = _checked(runtime, "asking for the GPU", *runtime.cudaGetDeviceProperties(index))
-    name = properties.name
-    return Gpu(
-        target=f"sm{properties.major}{properties.minor}",
-        name=name.decode(errors="replace") if isinstance(name, bytes) else str(name),
-    )
+    name = properties.name.split(b"\0")[0].decode(errors="replace")
+    return Gpu(target=f"sm{properties.major}{properties.minor}", name=name)
 
 
 class CudaDevice:
@@ -143,10 +140,6 @@ class CudaDevice:
         """Free a captured graph."""
         self._call("freeing a graph", "cudaGraphExecDestroy", graph)
 
-    def free_bytes(self) -> int:
-        """GPU memory that nobody uses, this process or another."""
-        return int(self._call("asking for free memory", "cudaMemGetInfo")[0])
-
     def close(self) -> None:
         """Free the stream; memory must have been freed before."""
         self._call("freeing the stream", "cudaStreamDestroy", self._stream)
@@ -210,4 +203,4 @@ def _checked(runtime: Any, doing: str, status: Any, *values: Any) -> Any:
 
 def _reason(runtime: Any, status: Any) -> str:
     _, text = runtime.cudaGetErrorString(status)
-    return text.decode(errors="replace") if isinstance(text, bytes) else str(text)
+    return str(text.decode(errors="replace"))

@@ -5,6 +5,7 @@ which is loaded when it is first run and shared with every session of this proce
 """
 
 from collections.abc import Mapping
+from pathlib import Path
 
 from ..bundle import Bundle
 from ..engine_key import Flavour
@@ -37,7 +38,8 @@ class TensorRtSession(Session):
         )
         self._runtime = runtime_here(flavour, options.device_index)
         self._options = options
-        self._store = EngineStore.of(bundle, options.engines)
+        engines = None if options.engines is None else Path(options.engines)
+        self._store = EngineStore.of(bundle, engines)
         self._chosen: dict[tuple[tuple[str, int], ...], StoredEngine] = {}
         self._residency: EngineResidency | None = EngineResidency.joined(
             flavour, options.device_index, self

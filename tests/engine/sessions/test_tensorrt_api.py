@@ -177,7 +177,13 @@ def test_the_real_cuda_bindings_answer_with_a_status_first() -> None:
         return
     assert len(runtime.cudaSetDevice(0)) == 1
     assert len(runtime.cudaMalloc(1)) == 2
-    assert len(runtime.cudaMemGetInfo()) == 3
+    assert runtime.cudaFree(256) == runtime.cudaFreeHost(256) == (status,)
+    stream, graph = runtime.cudaStream_t(0), runtime.cudaGraphExec_t(0)
+    kind = runtime.cudaMemcpyKind.cudaMemcpyHostToDevice
+    assert runtime.cudaMemcpyAsync(256, 256, 1, kind, stream) == (status,)
+    assert runtime.cudaGraphLaunch(graph, stream) == (status,)
+    assert len(runtime.cudaStreamCreateWithFlags(runtime.cudaStreamNonBlocking)) == 2
+    assert len(runtime.cudaStreamEndCapture(stream)) == 2
     assert isinstance(runtime.cudaGetErrorString(status)[1], bytes)
 
 

@@ -238,6 +238,18 @@ def test_budgets_that_are_none_are_refused(value: Any) -> None:
         SessionOptions(vram_budget_bytes=value)
 
 
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"engines": 3}, r"^engines: 3 is no path; pass a directory, or None$"),
+        ({"build_missing": "yes"}, r"^build_missing: must be True or False, got 'yes'$"),
+    ],
+)
+def test_options_that_are_none_are_refused(options: dict[str, Any], words: str) -> None:
+    with pytest.raises(InvalidInput, match=words):
+        Inpainter.open(**options)
+
+
 def test_a_missing_engine_is_built_where_that_was_asked_for(
     bench: Bench, reference: Reference, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -99,10 +99,6 @@ class Cuda:
     def cudaFreeHost(self, ptr: int) -> Any:
         return self._free(ptr, pinned=True)
 
-    def cudaMemGetInfo(self) -> Any:
-        free = self._machine.capacity - self._machine.used(self._machine.current_gpu)
-        return cudaError_t.cudaSuccess, free, self._machine.capacity
-
     def cudaMemcpyAsync(self, dst: int, src: int, count: int, kind: Any, stream: Handle) -> Any:
         queue = self._machine.stream(int(stream), "a copy")
         if kind == cudaMemcpyKind.cudaMemcpyHostToDevice:

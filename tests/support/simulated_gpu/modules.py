@@ -36,7 +36,11 @@ class SimulatedModule(types.ModuleType):
 
 
 def install(
-    patch: pytest.MonkeyPatch, machine: Machine, *, flavours: tuple[str, ...] = ("rtx", "tensorrt")
+    patch: pytest.MonkeyPatch,
+    machine: Machine,
+    *,
+    flavours: tuple[str, ...] = ("rtx", "tensorrt"),
+    rtx_version: str | None = RTX_VERSION,
 ) -> Machine:
     """Let this process see the simulated machine; a flavour left out is not installed."""
     for package in ("cuda", "cuda.bindings"):
@@ -45,7 +49,7 @@ def install(
     patch.setitem(sys.modules, CUDA, SimulatedModule(CUDA, Cuda(machine), machine, CUDA))
     for flavour, name, version in (
         ("tensorrt", "tensorrt", VERSION),
-        ("rtx", "tensorrt_rtx", RTX_VERSION),
+        ("rtx", "tensorrt_rtx", rtx_version),
     ):
         module: types.ModuleType | None = None  # importing it raises
         if flavour in flavours:
