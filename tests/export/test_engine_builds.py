@@ -395,7 +395,7 @@ def test_the_builder_ends_with_its_parent_at_once_and_clears_away(bundle: Bundle
         assert time.monotonic() - start < 60
         time.sleep(0.005)
     ran.communicate()
-    assert time.monotonic() - start < 1, "it went on building for nobody"
+    assert time.monotonic() - start < 5, "it went on building for nobody"
     assert not list((bundle.root / "engines").rglob(".*.partial"))
 
 
