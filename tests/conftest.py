@@ -1,5 +1,6 @@
 """Fixtures every test may use: an isolated cache directory and the embedded demo model."""
 
+import signal
 from collections.abc import Iterator
 
 import pytest
@@ -11,6 +12,9 @@ from lightfill.engine.pipeline import Inpainter
 # A slow or shared machine is no failure: benchmarks guard speed, these tests behaviour.
 settings.register_profile("untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("untimed")
+
+# A shell starts background jobs with Ctrl-C ignored; tests that interrupt a command mean it.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session", autouse=True)

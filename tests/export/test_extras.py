@@ -172,7 +172,7 @@ def greedy(bundle: Bundle, tokens: NDArray[np.int64]) -> NDArray[np.int64]:
 
 
 def parts_of(**options: Path) -> Any:
-    (part,) = extra_parts(ExportRequest(out=Path("unused"), **options), {})
+    (part,) = extra_parts(ExportRequest(out=Path("unused"), **options), [])
     return part
 
 
