@@ -167,6 +167,10 @@ def doctor() -> None:
             mark = "[green]yes[/green]" if row.works else "[yellow]no[/yellow]"
             table.add_row(row.name, mark, _plain(row.detail))
         _out.print(table)
+    settings = Table("setting", "", box=None, title_justify="left")
+    for shown in findings.settings():
+        settings.add_row(shown.variable, _plain(shown.value) + (" (set)" if shown.changed else ""))
+    _out.print(settings)
 
 
 @app.command()

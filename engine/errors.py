@@ -5,6 +5,8 @@
         ImageLoadError    422 image_load_error           bytes that are not a usable picture
         ImageTooLarge     422 image_too_large            more pixels than the limit
         FileDownloadError 422 file_download_error        a URL or path that cannot be read
+        FileTooLarge      422 file_too_large             more bytes than the limit
+        RequestInvalid    422 value_error                several fields at once, in fal's list form
       BundleError         500 internal_error
         BundleNotFound    500 internal_error             no bundle in that directory
         BundleCorrupt     500 internal_error             a file is missing, altered or malformed
@@ -21,7 +23,8 @@ one sentence that says what is wrong and ends with what to do. No foreign except
 public API: runtimes' and codecs' own errors are raised `from` inside one of these.
 """
 
-from typing import ClassVar
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
 
 
 class LightfillError(Exception):
@@ -32,14 +35,21 @@ class LightfillError(Exception):
 
 
 class InvalidInput(LightfillError, ValueError):
-    """The request cannot be run as written; `field` names the offending argument."""
+    """The request cannot be run as written; `field` names the offending argument.
+
+    context: the limit that was passed, as fal's `ctx` names it (fal protocol, section 8).
+    """
 
     http_status = 422
     error_type = "value_error"
 
-    def __init__(self, field: str, message: str) -> None:
+    def __init__(
+        self, field: str, message: str, *, context: Mapping[str, Any] | None = None
+    ) -> None:
         super().__init__(f"{field}: {message}")
         self.field = field
+        self.reason = message
+        self.context = dict(context or {})
 
 
 class ImageLoadError(InvalidInput):
@@ -58,6 +68,26 @@ class FileDownloadError(InvalidInput):
     """A path or URL that cannot be read."""
 
     error_type = "file_download_error"
+
+
+class FileTooLarge(InvalidInput):
+    """A file has more bytes than the limit; reading it stopped there."""
+
+    error_type = "file_too_large"
+
+
+class RequestInvalid(InvalidInput):
+    """The arguments do not follow the schema.
+
+    detail: one item per mistake, {"type", "loc": ["body", field...], "msg", "input"[, "ctx"]}.
+    """
+
+    def __init__(self, detail: Sequence[Mapping[str, Any]]) -> None:
+        self.detail = [dict(item) for item in detail]
+        named = [(".".join(map(str, item["loc"][1:])), str(item["msg"])) for item in self.detail]
+        field, message = named[0]
+        others = "".join(f"; {name}: {text}" for name, text in named[1:])
+        super().__init__(field or "arguments", message + others)
 
 
 class BundleError(LightfillError):

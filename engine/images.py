@@ -168,6 +168,7 @@ def _check_pixel_count(size: tuple[int, int], field: str, max_pixels: int) -> No
             field,
             f"{width}x{height} is {width * height / 1e6:.0f} megapixels, "
             f"the limit is {max_pixels / 1e6:.0f}; scale it down first",
+            context={"max_resolution": max_pixels},
         )
     if not width or not height:
         raise ImageLoadError(
