@@ -33,6 +33,7 @@ if TYPE_CHECKING:
         NonFiniteOutput,
         RequestInvalid,
         SessionError,
+        StorageError,
     )
     from .engine.pipeline import Embedding, Inpainter
     from .engine.result import Result, Timings
@@ -62,6 +63,7 @@ _HOMES = {
     "RequestInvalid": "errors",
     "Result": "result",
     "SessionError": "errors",
+    "StorageError": "errors",
     "Timings": "result",
 }
 
@@ -88,6 +90,7 @@ __all__ = [
     "RequestInvalid",
     "Result",
     "SessionError",
+    "StorageError",
     "Timings",
     "__version__",
 ]

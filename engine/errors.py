@@ -14,6 +14,7 @@
       DeviceUnavailable   503 runner_scheduling_failure  the runtime or device is not here
       SessionError        500 runner_server_error        the runtime failed while running
         NonFiniteOutput   500 runner_server_error        NaN or infinity left a component
+      StorageError        500 internal_error             stored files cannot be written or read
       ContractViolation   500 internal_error             wrong tensor names, dtypes or shapes
       Cancelled           499 client_cancelled           a step callback asked to stop
       ExportError         500 internal_error             a checkpoint that cannot be exported
@@ -121,6 +122,10 @@ class SessionError(LightfillError):
 
 class NonFiniteOutput(SessionError):
     """A component produced NaN or infinity: an error, never a black picture."""
+
+
+class StorageError(LightfillError):
+    """The directory of stored files cannot be used: full, missing rights, damaged."""
 
 
 class ContractViolation(LightfillError):

@@ -18,7 +18,8 @@ DAY_S = 86_400.0
 
 logger = logging.getLogger(__name__)
 
-_PASSWORD = re.compile(r"(?<=:)[^:@/]+(?=@)")
+_PASSWORD = re.compile(r"(?<=://)([^:@/]*:).*(?=@)")
+_PASSWORD_PARAMETER = re.compile(r"([?&]\w*password=)[^&]*", re.IGNORECASE)
 
 
 class Shown(NamedTuple):
@@ -126,7 +127,7 @@ class Settings:
         defaults = type(self)()
         for item in fields(self):
             value = getattr(self, item.name)
-            text = _PASSWORD.sub("***", str(value)) if item.name.endswith("_url") else str(value)
+            text = _without_secrets(str(value)) if item.name.endswith("_url") else str(value)
             changed = value != getattr(defaults, item.name)
             yield Shown(_variable(item.name), text, changed)
 
@@ -160,6 +161,11 @@ def _words(kinds: tuple[type, ...]) -> str:
     words = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
     words |= {type(None): "none"}
     return " or ".join(words.get(kind, "a path") for kind in kinds)
+
+
+def _without_secrets(url: str) -> str:
+    """The URL with its password starred out, also one given as a parameter."""
+    return _PASSWORD_PARAMETER.sub(r"\1***", _PASSWORD.sub(r"\1***", url))
 
 
 def _boolean(text: str) -> bool:
