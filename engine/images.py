@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from .encoded_checks import check_decoding_cost
 from .errors import FileDownloadError, ImageLoadError, ImageTooLarge, InvalidInput
 
 ImageSource = bytes | str | os.PathLike[str] | Image.Image | NDArray[Any]
@@ -200,7 +201,7 @@ def _lazy(source: ImageSource, field: str) -> Image.Image:
     if isinstance(source, np.ndarray):
         return _from_array(source, field)
     if isinstance(source, bytes | bytearray | memoryview):
-        return Image.open(io.BytesIO(source), formats=_formats())
+        return _encoded(bytes(source), field)
     if isinstance(source, str | os.PathLike):
         try:
             data = Path(source).read_bytes()
@@ -209,10 +210,16 @@ def _lazy(source: ImageSource, field: str) -> Image.Image:
             raise FileDownloadError(
                 field, f"{source} cannot be read: {reason}; check the path"
             ) from error
-        return Image.open(io.BytesIO(data), formats=_formats())
+        return _encoded(data, field)
     raise InvalidInput(
         field, f"{type(source).__name__} is no picture; pass bytes, a path, a PIL image or an array"
     )
+
+
+def _encoded(data: bytes, field: str) -> Image.Image:
+    picture = Image.open(io.BytesIO(data), formats=_formats())
+    check_decoding_cost(picture, data, field)
+    return picture
 
 
 @cache
