@@ -121,7 +121,10 @@ def encode(picture: Image.Image, file_format: str) -> bytes:
 
 
 def to_png(source: ImageSource, field: str = "image", max_pixels: int = MAX_PIXELS) -> bytes:
-    """Any picture as PNG bytes that decode to the same photo and the same mask as `source`."""
+    """Any picture as PNG bytes that decode to the same photo and the same mask as `source`.
+
+    (The mask of a YCbCr picture, whose brightness PNG cannot hold, may differ by one level.)
+    """
     picture = _open(source, field, max_pixels)
     buffer = io.BytesIO()
     with _decoding(field, source):

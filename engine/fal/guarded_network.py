@@ -125,6 +125,9 @@ class _GuardedStream(httpcore2.NetworkStream):
             # The timeout holds for the handshake as a whole.
             self._socket.settimeout(self._budget.seconds_left())
             wrapped = ssl_context.wrap_socket(self._socket, server_hostname=server_hostname)
+        except TimeoutError as error:
+            self.close()
+            raise httpcore2.ConnectTimeout(str(error)) from error
         except OSError as error:
             self.close()
             reason = getattr(error, "verify_message", "") or getattr(error, "reason", "")

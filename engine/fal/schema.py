@@ -16,7 +16,6 @@ from pydantic import (
     ValidationError,
     WithJsonSchema,
 )
-from pydantic.json_schema import SkipJsonSchema
 
 from ..canvas import Fit
 from ..composite import MAX_FEATHER
@@ -78,6 +77,14 @@ Steps = Annotated[
     Literal[1, 2, 4, 8],
     BeforeValidator(_as_steps),
     WithJsonSchema({"type": "string", "enum": ["1", "2", "4", "8"]}),
+]
+
+
+# null is taken and not mentioned, as for all of fal's optional fields without a default.
+Seed = Annotated[int | None, AfterValidator(_as_torch_seed), WithJsonSchema({"type": "integer"})]
+CropPadding = Annotated[
+    Annotated[float, Field(ge=0, le=MAX_CROP_PADDING)] | None,
+    WithJsonSchema({"type": "number", "minimum": 0, "maximum": MAX_CROP_PADDING}),
 ]
 
 
@@ -149,7 +156,7 @@ class InpaintingInput(BaseModel):
         le=1,
         description="How far the result may move away from the source image.",
     )
-    seed: Annotated[int | SkipJsonSchema[None], AfterValidator(_as_torch_seed)] = Field(
+    seed: Seed = Field(
         None,
         description="Same seed, prompt and model version give the same image.",
         json_schema_extra=_without_default,
@@ -186,10 +193,8 @@ class LightfillInput(InpaintingInput):
         [],
         description="LoRAs the bundle must have merged, exactly these; others are refused.",
     )
-    mask_crop_padding: float | SkipJsonSchema[None] = Field(
+    mask_crop_padding: CropPadding = Field(
         None,
-        ge=0,
-        le=MAX_CROP_PADDING,
         description="Paint only the mask's surroundings, grown by this fraction of its size; "
         "the result keeps the source image's size.",
         json_schema_extra=_without_default,

@@ -13,7 +13,6 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 from ..atomic_write import PARTIAL, write_atomically
 from ..errors import FileDownloadError, StorageError
@@ -83,9 +82,8 @@ class Storage:
         owner None sees all files (this machine's own code); a file without owner is seen by all.
         Every refusal reads the same. Raises FileDownloadError naming `field`.
         """
-        record = self._record(name) if _NAME.fullmatch(name) else None
-        if record is not None:
-            stored = StoredFile(path=self.path_of(name), **record)
+        stored = self._recorded(name) if _NAME.fullmatch(name) else None
+        if stored is not None:
             foreign = owner is not None and stored.owner not in (None, owner)
             if not foreign and not _expired(stored.expires) and stored.path.is_file():
                 return stored
@@ -105,8 +103,8 @@ class Storage:
         with self._working("expired files cannot be deleted"):
             for path in self._everything():
                 if path.suffix == ".json" and _NAME.fullmatch(path.stem):
-                    record = self._record(path.stem)
-                    if record is None or _expired(record["expires"]):
+                    stored = self._recorded(path.stem)
+                    if stored is None or _expired(stored.expires):
                         path.unlink(missing_ok=True)  # first: without it the file is gone
                         path.with_suffix("").unlink(missing_ok=True)
                         removed += 1
@@ -122,15 +120,19 @@ class Storage:
     def _everything(self) -> Iterator[Path]:
         return self.root.glob("[0-9a-f][0-9a-f]/*") if self.root.is_dir() else iter(())
 
-    def _record(self, name: str) -> dict[str, Any] | None:
-        try:
-            found: dict[str, Any] = json.loads(_record_of(self.path_of(name)).read_bytes())
-        except FileNotFoundError:
-            return None
-        except (OSError, ValueError) as error:
-            logger.warning("the record of stored file %s cannot be read: %s", name, error)
-            return None
-        return found
+    def _recorded(self, name: str) -> StoredFile | None:
+        """What the record beside `name` says; None without a record or with a damaged one."""
+        path = self.path_of(name)
+        with self._working(f"{name} cannot be read"):
+            try:
+                stored = StoredFile(path=path, **json.loads(_record_of(path).read_bytes()))
+                _expired(stored.expires)
+            except FileNotFoundError:
+                return None
+            except (ValueError, TypeError) as error:
+                logger.warning("the record of stored file %s is damaged: %s", name, error)
+                return None
+        return stored
 
     @contextmanager
     def _working(self, what: str) -> Iterator[None]:
