@@ -3,6 +3,9 @@
 import base64
 import io
 import os
+import subprocess
+import sys
+import textwrap
 import time
 import urllib.request
 from dataclasses import replace
@@ -234,3 +237,23 @@ def test_a_kept_photo_keeps_its_colour_profile(files: Files) -> None:
     photo.info["icc_profile"] = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
     kept = files.read_input(files.keep(photo, "image_url"), "image_url")
     assert decode_photo(kept).icc_profile == photo.info["icc_profile"]
+
+
+def test_without_the_extra_a_url_says_what_to_install() -> None:
+    code = """
+    import sys
+    sys.modules["httpcore2"] = None
+    from lightfill import LightfillError
+    from lightfill.engine.fal.files import Files
+    from lightfill.engine.fal.settings import Settings
+
+    files = Files(Settings())
+    assert files.read_input("data:,abc", "image_url") == b"abc"
+    try:
+        files.read_input("https://a.test/", "image_url")
+    except LightfillError as error:
+        print(error)
+    """
+    command = [sys.executable, "-c", textwrap.dedent(code)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert "`pip install 'lightfill[fal]'`" in done.stdout

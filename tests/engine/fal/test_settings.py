@@ -3,6 +3,7 @@
 import dataclasses
 import logging
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -122,3 +123,13 @@ def test_the_doctor_shows_every_setting() -> None:
     for field in dataclasses.fields(Settings):
         assert f"LIGHTFILL_{field.name.upper()} " in done.stdout
     assert "3 (set)" in done.stdout
+
+
+def test_the_documentation_lists_every_setting_and_its_default() -> None:
+    page = (Path(__file__).parents[3] / "docs" / "files.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| `(LIGHTFILL_\w+)` \| (.*?) \|", page, re.MULTILINE)
+    shown = {row.variable: row.value for row in Settings().shown()}
+    assert [name for name, _ in rows] == list(shown)
+    for name, default in rows:
+        if default.isdecimal():
+            assert float(default) == float(shown[name])
