@@ -35,8 +35,9 @@ if TYPE_CHECKING:
         SessionError,
         StorageError,
     )
-    from .engine.pipeline import Embedding, Inpainter
+    from .engine.pipeline import Inpainter
     from .engine.result import Result, Timings
+    from .engine.textual_inversion import Embedding
 
 __version__ = "0.1.0"
 
@@ -49,7 +50,7 @@ _HOMES = {
     "ComponentMissing": "errors",
     "ContractViolation": "errors",
     "DeviceUnavailable": "errors",
-    "Embedding": "pipeline",
+    "Embedding": "textual_inversion",
     "ExportError": "errors",
     "FileDownloadError": "errors",
     "FileTooLarge": "errors",

@@ -108,9 +108,15 @@ def inpaint(
         bool | None,
         typer.Option(
             "--safety-checker/--no-safety-checker",
-            help="Demand or skip the bundle's checker. [default: run it if the bundle has one]",
+            help="Demand or skip a check. [default: if the bundle has a checker]",
         ),
     ] = None,
+    safety_checker_version: Annotated[
+        str | None, typer.Option(help="v1 (the bundle's) or v2 (open_nsfw). [default: v1]")
+    ] = None,
+    expand_prompt: Annotated[
+        bool, typer.Option("--expand-prompt", help="Lengthen the prompt; it is printed.")
+    ] = False,
     blend: Annotated[str, typer.Option(help="context, or diffusers for parity.")] = "context",
     composite: Annotated[
         bool, typer.Option(help="Put the photo's own pixels back outside the mask.")
@@ -119,8 +125,9 @@ def inpaint(
 ) -> None:
     """Repaint the white part of MASK in IMAGE as PROMPT says."""
     from .output_paths import check_writable, numbered, output_path
-    from .pipeline import Embedding, Inpainter
+    from .pipeline import Inpainter
     from .request import validated
+    from .textual_inversion import Embedding
 
     target = output_path(output, file_format, image)
     options: dict[str, Any] = {
@@ -142,6 +149,8 @@ def inpaint(
             prompt,
             embeddings=embeddings,
             enable_safety_checker=safety_checker,
+            safety_checker_version=safety_checker_version,
+            expand_prompt=expand_prompt,
             on_step=lambda at: progress.update(task, completed=at.step, total=at.of),
             **options,
         )
@@ -150,7 +159,7 @@ def inpaint(
     if as_json:
         print(json.dumps(report, indent=1))
     else:
-        _print_report(report)
+        _print_report(report, expanded=expand_prompt)
 
 
 @app.command()
@@ -227,6 +236,7 @@ def _report(result: Any, paths: list[Path]) -> dict[str, Any]:
         "truncated_prompt": result.truncated_prompt,
         "mask_cut_off": result.mask_cut_off,
         "safety_checked": result.safety_checked,
+        "safety_checker": result.safety_checker,
         "has_nsfw_concepts": list(result.has_nsfw_concepts),
         "device": result.device,
         "timings": result.timings.as_dict(),
@@ -234,7 +244,7 @@ def _report(result: Any, paths: list[Path]) -> dict[str, Any]:
     }
 
 
-def _print_report(report: dict[str, Any]) -> None:
+def _print_report(report: dict[str, Any], *, expanded: bool) -> None:
     table = Table("stage", "ms", box=None)
     for stage, seconds in report["timings"].items():
         each = seconds if isinstance(seconds, list) else [seconds]
@@ -245,6 +255,8 @@ def _print_report(report: dict[str, Any]) -> None:
         f"on {report['device']}",
         highlight=False,
     )
+    if expanded:
+        _out.print(f"prompt: {report['prompt']}", soft_wrap=True, highlight=False, markup=False)
     for path in report["output"]:
         _out.print(path, soft_wrap=True, highlight=False, markup=False)
 

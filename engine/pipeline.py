@@ -5,7 +5,6 @@ import logging
 import os
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, Self
 
 import numpy as np
@@ -21,25 +20,19 @@ from .errors import InvalidInput
 from .framing import frame
 from .images import MAX_PIXELS, PILLOW_MAX_PIXELS, ImageSource, decode_mask, decode_photo
 from .known import batches_of, known_latents
+from .prompts import PromptExpander
 from .request import MAX_IMAGES, ImageSize, Request, validated
 from .result import Result, Timings
-from .safety import blacked_out, is_unsafe
+from .safety import COMPONENT as CHECKER
+from .safety import SafetyCheckers, blacked_out
 from .sessions import Session, SessionOptions
 from .sessions.residency import AllResident, OneResident
 from .text import Conditioning, TextConditioner
-from .textual_inversion import DEFAULT_TOKENS, TextualInversion, load_textual_inversion
+from .textual_inversion import Embedding, TextualInversion, load_textual_inversion
 
 CACHE_BYTES = 256 << 20
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Embedding:
-    """A textual inversion to use: a safetensors file and the tokens that stand for its vectors."""
-
-    path: str | os.PathLike[str]
-    tokens: Sequence[str] = DEFAULT_TOKENS
 
 
 class Inpainter:
@@ -67,6 +60,10 @@ class Inpainter:
         self._posteriors = ByteBoundedCache[vae.Posterior](cache_bytes - cache_bytes // 4)
         residency = OneResident if low_memory else AllResident
         self._components = residency(bundle, device, options)
+        self._expander = PromptExpander(bundle, options, keep=not low_memory)
+        self._checkers = SafetyCheckers(
+            self._components, in_bundle=CHECKER in bundle.manifest.components, options=options
+        )
         session = self._components.session
         try:
             towers = session("text_encoder"), session("text_encoder_2")
@@ -140,7 +137,9 @@ class Inpainter:
         feather: int = 8,
         blend: str = "context",
         composite: bool = True,
+        expand_prompt: bool = False,
         enable_safety_checker: bool | None = None,
+        safety_checker_version: str | None = None,
         on_step: OnStep | None = None,
     ) -> Result:
         """Repaint the white part of `mask` in `image` as `prompt` says.
@@ -150,13 +149,15 @@ class Inpainter:
         steps: 1, 2, 4 or 8, as the bundle has; selects the UNet. strength: 0.01..1.
         seed: 0..2**64-1, None draws one. Picture k of `num_images` (1..8) has seed + k.
         embeddings: textual inversions, as `Embedding` or {"path", "tokens"}.
+        expand_prompt: lengthen the prompt (`engine.prompts`); `Result.prompt` is what was used.
         fit: "crop", "stretch" or "pad" a photo of another shape than image_size.
         crop_to_mask: let the model see only the mask's surroundings, grown by this fraction (0..4),
             at image_size; the result is pasted into the photo, which keeps its own size.
         feather: width in pixels (0..64) of the soft edge inside the mask, at the working size.
         blend, composite: "diffusers" and False give diffusers' pictures, for comparisons.
-        enable_safety_checker: None checks if the bundle has a checker, True demands one, False
-            skips it. Flagged pictures come back black.
+        enable_safety_checker, safety_checker_version: True demands a check, False skips it, None
+            checks if the bundle has a checker or a version is named. "v1" is the bundle's checker
+            or, where it has none, "v2", a packaged classifier. Flagged pictures come back black.
         on_step: called with `Progress` after each UNet call; returning False cancels.
 
         Raises InvalidInput, ComponentMissing, Cancelled, SessionError.
@@ -170,7 +171,8 @@ class Inpainter:
         if on_step is not None and not callable(on_step):
             raise InvalidInput("on_step", f"{on_step!r} cannot be called; pass a function or None")
         unet, schedule = self._unet(request)
-        checker = self._safety_checker(enable_safety_checker)
+        expands = flag("expand_prompt", expand_prompt)
+        checker = self._checkers.chosen(enable_safety_checker, safety_checker_version)
         inversions = self._inversions(embeddings or ())
         timings = Timings()
 
@@ -178,7 +180,8 @@ class Inpainter:
             photo = decode_photo(image, max_pixels=self._max_pixels)
             framing = frame(photo, decode_mask(mask, max_pixels=self._max_pixels), request)
         with timings.measure("text"):
-            conditioning = self._conditioning(request.prompt, inversions)
+            used = self._expanded(request.prompt, inversions) if expands else request.prompt
+            conditioning = self._conditioning(used, inversions)
             if conditioning.truncated:
                 logger.warning("the prompt is too long; not used: %.200r", conditioning.truncated)
         with timings.measure("vae_encode"):
@@ -195,7 +198,7 @@ class Inpainter:
         with timings.measure("composite"):
             images = [framing.finish(pixels) for batch in decoded for pixels in batch]
         with timings.measure("safety"):
-            flags = [checker is not None and is_unsafe(checker, image) for image in images]
+            flags = [checker is not None and checker.is_unsafe(image) for image in images]
             images = [blacked_out(i) if flag else i for i, flag in zip(images, flags, strict=True)]
         timings.total = time.perf_counter() - start
         return Result(
@@ -203,14 +206,14 @@ class Inpainter:
             source=framing.source,
             mask=framing.region,
             mask_cut_off=framing.mask_cut_off,
-            prompt=request.prompt,
+            prompt=used,
             truncated_prompt=conditioning.truncated,
             seeds=request.seeds,
             steps=request.steps,
             effective_steps=schedule.steps,
             strength=request.strength,
             device=self.device,
-            safety_checked=checker is not None,
+            safety_checker=checker and checker.version,
             has_nsfw_concepts=tuple(flags),
             timings=timings,
         )
@@ -218,6 +221,8 @@ class Inpainter:
     def close(self) -> None:
         """Free every session; requests afterwards raise SessionError. Closing twice is fine."""
         self._components.close()
+        self._checkers.close()
+        self._expander.close()
         self._conditionings.clear()
         self._posteriors.clear()
 
@@ -247,13 +252,6 @@ class Inpainter:
         start = first_step(request.steps, request.strength)
         return self._components.session(entry.component), schedule.starting_at(start)
 
-    def _safety_checker(self, wanted: bool | None) -> Session | None:
-        """The bundle's checker; None where it is not wanted, or there is none to want."""
-        name = "safety_checker"
-        if wanted is False or (wanted is None and name not in self.bundle.manifest.components):
-            return None
-        return self._components.session(name)
-
     def _inversions(
         self, embeddings: Sequence[Embedding | Mapping[str, Any]]
     ) -> list[TextualInversion]:
@@ -261,11 +259,14 @@ class Inpainter:
             raise InvalidInput("embeddings", f"{embeddings!r} is no list; pass a list of them")
         inversions = []
         for given in embeddings:
-            embedding = _embedding(given)
+            embedding = Embedding.of(given)
             inversion = load_textual_inversion(embedding.path, embedding.tokens)
             self._text.check_widths(inversion)
             inversions.append(inversion)
         return inversions
+
+    def _expanded(self, prompt: str, inversions: Sequence[TextualInversion]) -> str:
+        return self._expander.expand(prompt, lambda text: self._text.fits(text, inversions))
 
     def _conditioning(self, prompt: str, inversions: Sequence[TextualInversion]) -> Conditioning:
         key = (prompt, *(inversion.digest for inversion in inversions))
@@ -279,13 +280,3 @@ class Inpainter:
         return self._posteriors.get_or_compute(
             key, lambda: vae.encode(self._vae_encoder, pixels, self._scaling_factor)
         )
-
-
-def _embedding(given: Any) -> Embedding:
-    if isinstance(given, Embedding):
-        return given
-    if not isinstance(given, Mapping) or "path" not in given or set(given) - {"path", "tokens"}:
-        raise InvalidInput(
-            "embeddings", f'{given!r} is none; pass {{"path": ..., "tokens": [...]}}'
-        )
-    return Embedding(given["path"], given.get("tokens", DEFAULT_TOKENS))

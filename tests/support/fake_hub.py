@@ -125,7 +125,9 @@ class FakeHub:
         commit = self.models[model].branches.get(revision, revision)
         if commit not in commits:
             return _refuse(handler, 404, "RevisionNotFound")
-        siblings = [{"rfilename": name} for name in commits[commit]]
+        siblings = [
+            {"rfilename": name, "size": len(data)} for name, data in commits[commit].items()
+        ]
         content = json.dumps({"id": model, "sha": commit, "siblings": siblings}).encode()
         _head(handler, 200, {"Content-Type": "application/json", "Content-Length": len(content)})
         handler.wfile.write(content)
