@@ -124,8 +124,7 @@ def continued(prompt: str, model: LanguageModel, fits: Fits) -> str:
     """
     lead = prompt.rstrip()
     text = lead if lead[-1] in _ENDS else f"{lead},"
-    seed = int.from_bytes(hashlib.sha256(prompt.encode()).digest()[:8])
-    draw = random.Random(seed)  # noqa: S311 - wording, no secret; its stream never changes
+    draw = random.Random(seed_of(prompt))  # noqa: S311 - wording, no secret
     longest, taken, complete = "", 0, False
     for continuation in model.continuations(text, draw):
         if not fits(f"{text} {continuation}"):
@@ -139,6 +138,11 @@ def continued(prompt: str, model: LanguageModel, fits: Fits) -> str:
     elif not complete:
         phrases = [longest.rpartition(" ")[0]]  # half a word
     return _joined(lead, text, phrases, fits)
+
+
+def seed_of(prompt: str) -> int:
+    """Of the random numbers that continue `prompt`: Python keeps their stream for ever."""
+    return int.from_bytes(hashlib.sha256(prompt.encode()).digest()[:8])
 
 
 def with_style(prompt: str, fits: Fits) -> str:

@@ -23,6 +23,7 @@ class Request(NamedTuple):
     method: str
     path: str
     range: str | None
+    authorization: str | None = None
 
 
 @dataclass
@@ -107,7 +108,11 @@ class FakeHub:
 
     def _answer(self, handler: BaseHTTPRequestHandler) -> None:
         path = unquote(urlsplit(handler.path).path)
-        self.requests.append(Request(handler.command, path, handler.headers["Range"]))
+        self.requests.append(
+            Request(
+                handler.command, path, handler.headers["Range"], handler.headers["Authorization"]
+            )
+        )
         threading.Event().wait(self.delay)  # tests put time.sleep out of action
         if self.status:
             return _refuse(handler, self.status, "")
