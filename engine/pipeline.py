@@ -213,7 +213,7 @@ class Inpainter:
             effective_steps=schedule.steps,
             strength=request.strength,
             device=self.device,
-            safety_checker=checker and checker.version,
+            safety_checker=None if checker is None else checker.version,
             has_nsfw_concepts=tuple(flags),
             timings=timings,
         )

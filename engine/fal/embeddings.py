@@ -13,45 +13,60 @@ from .files import Files
 from .hub import fetch_embedding, is_hub_id
 from .schema import Embedding as WireEmbedding
 
-_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:")
+_SCHEME = re.compile(r"\s*[A-Za-z][A-Za-z0-9+.-]+:")
+"""Of a URL; one letter alone is a drive."""
 
 
 def resolved(
     embeddings: Sequence[WireEmbedding],
     files: Files,
     *,
-    local_paths: bool = False,
     owner: str | None = None,
+    local: bool = False,
 ) -> list[Embedding]:
-    """Each embedding with its file fetched: bytes of a URL, or a path on this machine.
+    """Each embedding with its file: the bytes of a URL, or a path on this machine.
 
-    `files` fetches URLs with its limits and its refusal of private addresses. local_paths: whether
-    the caller may name files of this machine (who shares its disk anyway) and use its hub token.
+    `files` fetches URLs within its limits, and none of private addresses. local: the caller is in
+    this process, so a path that exists is meant before a hub id, and hub ids are looked up with
+    this machine's token; callers from outside use neither.
 
-    Raises FileDownloadError, FileTooLarge or what `files` does, naming `embeddings.N.path`.
+    Raises FileDownloadError or FileTooLarge naming `embeddings.N.path`.
     """
     found = []
     for index, entry in enumerate(embeddings):
         field = f"embeddings.{index}.path"
-        found.append(Embedding(_source(entry.path, field, files, local_paths, owner), entry.tokens))
+        source = _source(entry.path, field, files, owner, local=local)
+        found.append(Embedding(source, entry.tokens))
     return found
 
 
-def _source(
-    path: str, field: str, files: Files, local_paths: bool, owner: str | None
-) -> bytes | Path:
-    if local_paths and _exists(path):
+def kept(path: str, files: Files, field: str, *, owner: str | None = None) -> str:
+    """A local caller's `path` as text that a queued job can carry: a local file is stored.
+
+    URLs and hub ids stay as they are.
+    """
+    return files.keep(path, field, owner=owner) if _exists(path) else path
+
+
+def _source(path: str, field: str, files: Files, owner: str | None, *, local: bool) -> bytes | Path:
+    if local and _exists(path):
         return Path(path)
     if is_hub_id(path):
-        return fetch_embedding(path, field, token=None if local_paths else False)
-    if _URL.match(path):
-        return _bytes(files.read_input(path, field, owner=owner), field)
-    raise FileDownloadError(
-        field,
-        f"{path[:200]!r} is no file here; pass a URL or a hub id (owner/name)"
-        if local_paths
-        else f"{path[:200]!r} is neither a URL nor a hub id; upload the file and pass its URL",
-    )
+        return fetch_embedding(path, field, token=None if local else False)
+    if local and not _SCHEME.match(path):
+        raise FileDownloadError(
+            field, f"{path[:200]!r} is no file here; pass its path, a URL or a hub id (owner/name)"
+        )
+    if not _SCHEME.match(path):
+        raise FileDownloadError(
+            field,
+            f"{path[:60]!r} is neither a URL nor a hub id (owner/name); upload the file and pass "
+            "its URL",
+        )
+    content = files.read_input(path, field, owner=owner, local=local)
+    if not isinstance(content, bytes):  # text is always read as bytes
+        raise FileDownloadError(field, "is no file; pass the URL of a safetensors file")
+    return content
 
 
 def _exists(path: str) -> bool:
@@ -59,9 +74,3 @@ def _exists(path: str) -> bool:
         return Path(path).is_file()
     except (OSError, ValueError):
         return False
-
-
-def _bytes(content: object, field: str) -> bytes:
-    if not isinstance(content, bytes):
-        raise FileDownloadError(field, "is no file; pass a URL of a safetensors file")
-    return content
