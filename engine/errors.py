@@ -104,7 +104,7 @@ class BundleCorrupt(BundleError):
 
 
 class ComponentMissing(BundleError):
-    """The bundle is sound but lacks the component that was asked for."""
+    """What was asked for is neither in the bundle, which is sound, nor in an optional package."""
 
 
 class DeviceUnavailable(LightfillError):

@@ -7,16 +7,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from bundles import bundle_with, summing_language_model
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from language_models import TOKENIZER, bundle_of, table
 
 from lightfill import Inpainter
 from lightfill.engine import prompts
-from lightfill.engine.bundle import DEMO_BUNDLE, Bundle
-from lightfill.engine.errors import BundleCorrupt, ComponentMissing, ContractViolation, InvalidInput
-from lightfill.engine.language_model import MAX_NEW_TOKENS, TOP_K, LanguageModel, sampled
+from lightfill.engine.bundle import Bundle
+from lightfill.engine.errors import BundleCorrupt, ComponentMissing, InvalidInput
+from lightfill.engine.language_model import LanguageModel
 from lightfill.engine.prompts import STYLES, PromptExpander, with_style
 from lightfill.engine.sessions import Session, SessionOptions, open_session
 from lightfill.engine.text import TextConditioner
@@ -25,7 +24,6 @@ from lightfill.engine.textual_inversion import TextualInversion
 ONE_THREAD = SessionOptions(threads=1)
 PHOTO = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
 MASK = np.full((64, 64), 255, np.uint8)
-CORPUS = ("a cat on the grass, highly detailed, sharp focus, soft light", "the old house, the sea")
 
 
 @pytest.fixture(scope="module")
@@ -133,59 +131,9 @@ def test_any_prompt_keeps_its_words_and_its_window(
 # --- with one -------------------------------------------------------------------------------------
 
 
-def byte_tokenizer() -> Tokenizer:
-    """Byte-level BPE as GPT-2 has it, with some merges, and the token that ends a text."""
-    tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
-        vocab_size=300, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False
-    )
-    tokenizer.train_from_iterator(CORPUS * 3, trainer)
-    tokenizer.add_special_tokens(["<end>"])
-    return tokenizer
-
-
-TOKENIZER = byte_tokenizer()
-SIZE = TOKENIZER.get_vocab_size()
-END = TOKENIZER.token_to_id("<end>")
-NEWLINE = TOKENIZER.encode("\n").ids[0]
-ROWS = 97
-EXTRA_ROWS = 5
-"""A model's table may be longer than its vocabulary."""
-
-
-def table(seed: int = 0, **biases: float) -> np.ndarray:
-    """Random logits that prefer the corpus's tokens; `biases` raise the end and the line break."""
-    logits = np.random.default_rng(seed).normal(0, 1, (ROWS, SIZE + EXTRA_ROWS))
-    for text in CORPUS:
-        logits[:, TOKENIZER.encode(text).ids] += 4
-    logits[:, END] = biases.get("end", -50)
-    logits[:, NEWLINE] = biases.get("newline", -50)
-    logits[:, SIZE:] = 60  # never to be sampled
-    return logits.astype(np.float32)
-
-
-def reference(prompt: str, logits: np.ndarray, draw: random.Random) -> list[str]:
-    """What the model of `table` continues with, without session, cache or incremental feeding."""
-    tokens, new, texts = TOKENIZER.encode(prompt).ids, [], []
-    while len(new) < MAX_NEW_TOKENS:
-        new.append(sampled(logits[sum(tokens + new) % ROWS, :SIZE], draw))
-        text = TOKENIZER.decode(new)
-        if new[-1] == END or "\n" in text:
-            break
-        texts.append(text.replace("\ufffd", ""))
-    return texts
-
-
-def opened(tmp_path: Path, logits: np.ndarray) -> Bundle:
-    model = summing_language_model(logits)
-    return Bundle.open(bundle_with(tmp_path / "bundle", "prompt_expander", model, TOKENIZER))
-
-
 @pytest.fixture(scope="module")
 def bundle(tmp_path_factory: pytest.TempPathFactory, private_cache: None) -> Bundle:
-    return opened(tmp_path_factory.mktemp("expander"), table())
+    return bundle_of(tmp_path_factory.mktemp("expander"), table())
 
 
 @pytest.fixture(scope="module")
@@ -196,56 +144,6 @@ def session(bundle: Bundle) -> Iterator[Session]:
 
 def language_model(bundle: Bundle, session: Session) -> LanguageModel:
     return LanguageModel(session, TOKENIZER, bundle.manifest.tokenizers["prompt_expander"])
-
-
-@pytest.mark.parametrize(
-    "prompt", ["a cat,", "the old house, the sea", "x", "gr\u00fc\u00df \U0001f431"]
-)
-def test_continuations_are_those_of_a_model_without_a_cache(
-    bundle: Bundle, session: Session, prompt: str
-) -> None:
-    model = language_model(bundle, session)
-    found = list(model.continuations(prompt, random.Random(3)))
-    assert found == reference(prompt, table(), random.Random(3))
-    assert len(found) == MAX_NEW_TOKENS
-    assert len(set(found[-1])) > 5, "repetition would prove little"
-    assert found != list(model.continuations(prompt, random.Random(4)))
-
-
-def test_an_empty_text_is_continued_from_the_first_token(bundle: Bundle, session: Session) -> None:
-    found = next(language_model(bundle, session).continuations("", random.Random(0)))
-    token = sampled(table()[END % ROWS, :SIZE], random.Random(0))
-    assert found == TOKENIZER.decode([token])
-
-
-@pytest.mark.parametrize("ending", ["end", "newline"])
-def test_the_model_ends_its_text_itself(tmp_path: Path, ending: str) -> None:
-    logits = table(**{ending: 7.5})  # some five in a hundred tokens
-    bundle = opened(tmp_path, logits)
-    with open_session(bundle, "prompt_expander", options=ONE_THREAD) as session:
-        model = language_model(bundle, session)
-        found = [list(model.continuations("a cat,", random.Random(seed))) for seed in range(8)]
-    assert found == [reference("a cat,", logits, random.Random(seed)) for seed in range(8)]
-    assert any(0 < len(texts) < MAX_NEW_TOKENS for texts in found)
-    assert not any("\n" in text or "<end>" in text for texts in found for text in texts)
-
-
-def test_a_prompt_far_longer_than_the_models_window_is_cut_at_its_start(
-    bundle: Bundle, session: Session
-) -> None:
-    found = list(language_model(bundle, session).continuations("x" * 3000, random.Random(1)))
-    assert found == reference("x" * 256, table(), random.Random(1))
-
-
-def test_sampling_follows_the_softmax_of_the_likeliest() -> None:
-    logits = np.random.default_rng(0).normal(0, 1.5, 200).astype(np.float32)
-    draw = random.Random(0)
-    counts = np.bincount([sampled(logits, draw) for _ in range(20_000)], minlength=200)
-    kept = np.argsort(-logits)[:TOP_K]
-    assert counts.sum() == counts[kept].sum()
-    wanted = np.exp(logits[kept]) / np.exp(logits[kept]).sum()
-    assert np.abs(counts[kept] / 20_000 - wanted).max() < 0.01
-    assert sampled(np.array([0, 99, 1], np.float16), draw) == 1
 
 
 def test_expansion_is_whole_phrases_that_fit(bundle: Bundle, conditioner: TextConditioner) -> None:
@@ -335,7 +233,7 @@ def test_other_switches_are_refused(demo_inpainter: Inpainter, value: object) ->
 
 
 def test_a_bundle_whose_tokenizer_is_missing_or_damaged_is_refused(tmp_path: Path) -> None:
-    good = opened(tmp_path, table())
+    good = bundle_of(tmp_path, table())
     path = good.root / "prompt_expander" / "tokenizer.json"
     path.write_text("{}")
     with pytest.raises(BundleCorrupt, match=r"is not a tokenizer .*export it again"):
@@ -348,16 +246,3 @@ def test_a_bundle_whose_tokenizer_is_missing_or_damaged_is_refused(tmp_path: Pat
     (good.root / "lightfill.json").write_text(json.dumps(manifest))
     with pytest.raises(ComponentMissing, match="without its tokenizer; export the bundle again"):
         PromptExpander(Bundle.open(good.root), ONE_THREAD).expand("a cat", always)
-
-
-def test_a_model_of_open_widths_is_refused(bundle: Bundle) -> None:
-    with open_session(Bundle.open(DEMO_BUNDLE), "text_encoder", "null") as session:
-        contract = bundle.contract("prompt_expander")
-        session.inputs = {
-            name: type(session.inputs["inputs_embeds"])(
-                np.dtype(np.float32), ("open",) * len(tensor.shape)
-            )
-            for name, tensor in contract.inputs.items()
-        }
-        with pytest.raises(ContractViolation, match="layers, heads or width open"):
-            language_model(bundle, session)
