@@ -116,7 +116,7 @@ class Claims:
         expired = (
             select(jobs.c.sequence)
             .where(is_completed, jobs.c.completed_at <= oldest)
-            .order_by(jobs.c.sequence)
+            .order_by(jobs.c.completed_at)
             .limit(_SWEPT_AT_ONCE)
             .with_for_update(skip_locked=True)
         )

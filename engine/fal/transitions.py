@@ -11,7 +11,7 @@ All run within the caller's transaction. A job gets its one result in `complete`
 from collections.abc import Mapping
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Row, delete, insert, or_, select, update
+from sqlalchemy import Column, ColumnElement, Connection, Row, delete, insert, or_, select, update
 
 from ..errors import Cancelled, LightfillError, StartTimeout, WorkerLost
 from .job import Claim, as_json, failure
@@ -149,7 +149,7 @@ def settle(
     late = is_waiting & (jobs.c.start_deadline <= now)
     changed = [
         row.request_id
-        for row in _locked(connection, late, this)
+        for row in _locked(connection, late, jobs.c.start_deadline, this)
         if fail(
             connection,
             is_waiting,
@@ -159,16 +159,20 @@ def settle(
         )
     ]
     lost = is_running & (jobs.c.lease_until <= now)
-    for row in _locked(connection, lost, this):
+    for row in _locked(connection, lost, jobs.c.lease_until, this):
         if _recover(connection, row, now, max_losses):
             changed.append(row.request_id)  # noqa: PERF401, it does the work
     return changed
 
 
 def _locked(
-    connection: Connection, which: ColumnElement[bool], this: ColumnElement[bool] | None
+    connection: Connection,
+    which: ColumnElement[bool],
+    oldest: Column[Any],
+    this: ColumnElement[bool] | None,
 ) -> list[Row[Any]]:
-    found = select(jobs).where(which).order_by(jobs.c.sequence).limit(_AT_ONCE)
+    """Rows nobody else is dealing with. By `oldest`, whose index has no other rows to pass over."""
+    found = select(jobs).where(which).order_by(oldest).limit(_AT_ONCE)
     if this is not None:
         found = found.where(this)
     return list(connection.execute(found.with_for_update(skip_locked=True)).all())
