@@ -55,7 +55,7 @@ class QueueThroughput:
 
 def measure(url: str, jobs: int = JOBS, looks: int = 2000) -> QueueThroughput:
     """Fill the queue at `url` with `jobs` requests, then look at them and work some of them off."""
-    queue = JobQueue.open(url, max_length=jobs * 4, retention_s=3600, lease_s=60)
+    queue = JobQueue.open(url, max_length=1_000_000, retention_s=3600, lease_s=60)
     try:
         ids, seconds = _submit_all(queue, jobs)
         alone = _timed(lambda: _submit(queue), max(jobs // 20, 1))

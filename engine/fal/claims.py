@@ -100,11 +100,12 @@ class Claims:
 
         def operation(connection: Connection) -> bool:
             held = transitions.held(claim)
-            cancelled = held & jobs.c.cancel_requested
-            error = transitions.CANCELLED_BY_CLIENT
-            return transitions.fail(
-                connection, cancelled, claim.sequence, now, error
-            ) or transitions.requeue(connection, held)
+            # In this order: a cancel that comes in between finds the job waiting, or is found here.
+            return transitions.requeue(
+                connection, held & jobs.c.cancel_requested.is_(False)
+            ) or transitions.fail(
+                connection, held, claim.sequence, now, transitions.CANCELLED_BY_CLIENT
+            )
 
         returned = self._database.write_lightly(operation)
         self.changes.announce(claim.request_id, WORK)

@@ -40,7 +40,11 @@ class Database:
         self.is_sqlite = self._url.get_backend_name() == "sqlite"
         with self._told():
             self._engine = _sqlite(self._url) if self.is_sqlite else _postgresql(self._url)
-            self._open()
+            try:
+                self._open()
+            except BaseException:
+                self.close()
+                raise
         self._clock = clock or (time.time if self.is_sqlite else _ServerClock(self._engine))
         self._group = GroupCommit(self._transaction) if self.is_sqlite else None
 
@@ -91,7 +95,7 @@ class Database:
             try:
                 with self._transaction(True) as connection:
                     return create_tables(connection)
-            except OperationalError as error:
+            except (OperationalError, sqlite3.OperationalError) as error:
                 if "locked" not in str(error) or time.monotonic() > give_up:
                     raise
                 time.sleep(0.05)

@@ -66,9 +66,12 @@ def test_killed_workers_lose_no_job_and_double_none(
     with KilledProcesses() as processes:
         names = {fork(processes, database_url, n): f"worker-{n}" for n in range(WORKERS)}
         while len(killed) < KILLS:
-            time.sleep(random.uniform(0, 0.2))
-            # mostly those that had time to connect and claim; the newest too, while they do
-            pid = random.choice([*processes.alive[:2] * 3, processes.alive[-1]])
+            busy = [pid for pid in processes.alive if names[pid] in at_work(engine)]
+            if not busy:
+                time.sleep(0.01)
+                continue
+            pid = random.choice([*busy * 2, *processes.alive])
+            time.sleep(random.uniform(0, 0.15))  # whatever it is doing by then
             processes.kill(pid)
             killed.append(names[pid])
             names[fork(processes, database_url, len(names))] = f"worker-{len(names)}"
@@ -114,6 +117,15 @@ def check_claims(everything: list[Any], killed: list[str]) -> int:
         assert set(workers[:-1]) <= set(killed)
         assert finished[sequence] == workers[-1]
     return sum(map(len, claimed.values()))
+
+
+def at_work(engine: Engine) -> set[str]:
+    """Workers that have a job now."""
+    with engine.connect() as connection:
+        found = connection.execute(
+            text("SELECT worker FROM lightfill_jobs WHERE state = 'IN_PROGRESS'")
+        )
+        return {worker for (worker,) in found}
 
 
 def submit(queue: JobQueue, n: int) -> str:

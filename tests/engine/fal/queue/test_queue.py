@@ -66,11 +66,12 @@ def test_normal_before_low_and_old_before_new(queue: JobQueue) -> None:
 
 
 def test_positions_over_many_blocks_with_gaps(queue: JobQueue) -> None:
+    jobs = 330 if queue._database.is_sqlite else 100  # only SQLite counts by blocks of 256
     with ThreadPoolExecutor(32) as threads:
         submitted = threads.map(
-            lambda n: submit(queue, priority="low" if n % 3 else "normal"), range(330)
+            lambda n: submit(queue, priority="low" if n % 3 else "normal"), range(jobs)
         )
-        list(threads.map(queue.cancel, list(submitted)[5:300:7]))
+        list(threads.map(queue.cancel, list(submitted)[5 : jobs - 30 : 7]))
     for _ in range(20):
         claimed(queue)
     order = []
@@ -79,7 +80,7 @@ def test_positions_over_many_blocks_with_gaps(queue: JobQueue) -> None:
     for claim in order:
         assert queue.give_back(claim)
     assert queue.length() == len(order)
-    for place in (0, 1, 80, 85, 86, 170, 171, len(order) - 1):
+    for place in range(0, len(order), 5):
         assert queue.status(order[place].request_id).position == place
 
 

@@ -234,8 +234,8 @@ class QueueMachine(RuleBasedStateMachine):
         assert self.queue.length() == len(self.waiting())
 
 
-@pytest.mark.slow  # 100 runs of up to 50 steps, each a transaction that reaches the disk
-@pytest.mark.parametrize(("kind", "examples"), [("sqlite", 100), ("postgresql", 30)])
+@pytest.mark.slow  # 80 runs of up to 50 steps, each a transaction that reaches the disk
+@pytest.mark.parametrize(("kind", "examples"), [("sqlite", 80), ("postgresql", 20)])
 def test_the_queue_does_what_its_model_does(
     kind: str, examples: int, tmp_path: Path, clock: Any, request: pytest.FixtureRequest
 ) -> None:

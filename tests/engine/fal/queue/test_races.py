@@ -1,5 +1,7 @@
 """Threads that do contradictory things to one job at the same moment: one of them wins."""
 
+# ruff: noqa: B023, every function that a loop makes has run when the round ends
+
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
