@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from lightfill.engine.errors import InvalidInput, JobNotFound, QueueFull, StillInProgress
-from lightfill.engine.fal import claims
+from lightfill.engine.fal import claims, transitions
 from lightfill.engine.fal.job import Claim
 from lightfill.engine.fal.queue import JobQueue
 
@@ -174,6 +174,17 @@ def test_a_late_request_is_never_handed_out(queue: JobQueue, clock: Any) -> None
     clock.now += 6
     assert claimed(queue).request_id == timely
     assert queue.result(late).status_code == 504
+
+
+def test_nor_when_many_are_late(
+    queue: JobQueue, clock: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(transitions, "_AT_ONCE", 2)
+    late = [submit(queue, start_timeout=5) for _ in range(5)]
+    timely = submit(queue)
+    clock.now += 6
+    assert claimed(queue).request_id == timely
+    assert {queue.result(request_id).status_code for request_id in late} == {504}
 
 
 def test_a_started_request_has_no_start_deadline(queue: JobQueue, clock: Any) -> None:
