@@ -17,6 +17,13 @@
       StorageError        500 internal_error             stored files cannot be written or read
       ContractViolation   500 internal_error             wrong tensor names, dtypes or shapes
       Cancelled           499 client_cancelled           a step callback asked to stop
+      QueueError          500 internal_error
+        QueueFull         429 queue_full                 as many requests wait as may
+        JobNotFound       404 not_found                  no such request, or another owner's
+        StillInProgress   400 bad_request                the result is not there yet
+        StartTimeout      504 startup_timeout            no worker began before the deadline
+        WorkerLost        503 runner_disconnected        the job's workers died, time after time
+        DatabaseUnavailable 503 runner_connection_error  the job database cannot be used
       ExportError         500 internal_error             a checkpoint that cannot be exported
 
 Each class carries the HTTP status and fal's `error_type` (fal protocol, "Errors"). Every message is
@@ -137,6 +144,52 @@ class Cancelled(LightfillError):
 
     http_status = 499
     error_type = "client_cancelled"
+
+
+class QueueError(LightfillError):
+    """Something about queued requests; statuses are those of fal protocol, sections 5 and 8."""
+
+
+class QueueFull(QueueError):
+    """No room for another waiting request. Clients wait and come back (fal protocol, 9)."""
+
+    http_status = 429
+    error_type = "queue_full"
+
+
+class JobNotFound(QueueError):
+    """No request has this id, or it is another owner's: which of the two is not told."""
+
+    http_status = 404
+    error_type = "not_found"
+
+
+class StillInProgress(QueueError):
+    """The request has no result yet."""
+
+    http_status = 400
+    error_type = "bad_request"
+
+
+class StartTimeout(QueueError):
+    """No worker began the request before the deadline its caller set."""
+
+    http_status = 504
+    error_type = "startup_timeout"
+
+
+class WorkerLost(QueueError):
+    """The workers that ran the request died so often that it is not tried again."""
+
+    http_status = 503
+    error_type = "runner_disconnected"
+
+
+class DatabaseUnavailable(QueueError):
+    """The job database cannot be opened, reached, read or written."""
+
+    http_status = 503
+    error_type = "runner_connection_error"
 
 
 class ExportError(LightfillError):
