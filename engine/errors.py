@@ -28,7 +28,8 @@
 
 Each class carries the HTTP status and fal's `error_type` (fal protocol, "Errors"). Every message is
 one sentence that says what is wrong and ends with what to do. No foreign exception leaves the
-public API: runtimes' and codecs' own errors are raised `from` inside one of these.
+public API: runtimes' and codecs' own errors are raised `from` inside one of these. What fal's
+client raises is a branch of its own, LightfillError's child too: engine/fal/client_errors.py.
 """
 
 from collections.abc import Mapping, Sequence

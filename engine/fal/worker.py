@@ -100,7 +100,15 @@ class Worker:
 
     def _work(self, claim: Claim) -> None:
         started = time.perf_counter()
-        with _Lease(self._queue, claim, self._heartbeat_s) as lease:
+        lease = _Lease(self._queue, claim, self._heartbeat_s)
+        try:
+            lease.start()
+        except RuntimeError as error:  # Python 3.12 starts no thread while the interpreter ends
+            logger.warning("request %s waits on: %s", claim.request_id, error)
+            self._queue.give_back(claim)
+            self._stopping.wait(_RETRY_S)
+            return
+        with lease:
             outcome = self._outcome(claim, lease)
             if outcome is None:
                 self._queue.give_back(claim)
@@ -169,8 +177,11 @@ class _Lease:
         self.lost = threading.Event()
         self._thread = threading.Thread(target=self._renew, name="lightfill lease", daemon=True)
 
-    def __enter__(self) -> Self:
+    def start(self) -> None:
+        """Begin to renew; RuntimeError if no thread can be started."""
         self._thread.start()
+
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
