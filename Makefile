@@ -7,7 +7,7 @@ DEMO = .venv/.installed
 DEV = .venv-dev/.installed
 IN_DEV = .venv-dev/bin
 
-.PHONY: demo test check fix bench bench-export demo-bundle clean
+.PHONY: demo test check fix bench bench-queue bench-export demo-bundle clean
 
 demo: $(DEMO)            ## inpaint a real photo with the embedded model
 	.venv/bin/python examples/demo.py
@@ -27,6 +27,9 @@ fix: $(DEV)              ## apply the formatter and safe lint fixes
 
 bench: $(DEMO)           ## what the host costs around the model
 	.venv/bin/python -m lightfill.bench.host_overhead
+
+bench-queue: $(DEV)      ## the job queue alone: submits and statuses a second, on this disk
+	$(IN_DEV)/python -m lightfill.bench.queue_throughput
 
 bench-export: $(DEV)     ## SDXL at full size: exported and run on this CPU (20 minutes and more)
 	$(IN_DEV)/python -m lightfill.bench.full_size --write

@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from .engine.bundle import Bundle
     from .engine.denoise import Progress
-    from .engine.embeddings import Embedding
     from .engine.errors import (
         BuildFailed,
         BundleCorrupt,
@@ -24,6 +23,7 @@ if TYPE_CHECKING:
         Cancelled,
         ComponentMissing,
         ContractViolation,
+        DatabaseUnavailable,
         DeviceOutOfMemory,
         DeviceUnavailable,
         EngineCorrupt,
@@ -32,15 +32,25 @@ if TYPE_CHECKING:
         EngineStale,
         ExportError,
         FileDownloadError,
+        FileTooLarge,
         ImageLoadError,
         ImageTooLarge,
         InvalidInput,
+        JobNotFound,
         LightfillError,
         NonFiniteOutput,
+        QueueError,
+        QueueFull,
+        RequestInvalid,
         SessionError,
+        StartTimeout,
+        StillInProgress,
+        StorageError,
+        WorkerLost,
     )
     from .engine.pipeline import Inpainter
     from .engine.result import Result, Timings
+    from .engine.textual_inversion import Embedding
 
 __version__ = "0.1.0"
 
@@ -54,24 +64,34 @@ _HOMES = {
     "ComponentMissing": "errors",
     "ContractViolation": "errors",
     "DeviceOutOfMemory": "errors",
-    "DeviceUnavailable": "errors",
-    "Embedding": "embeddings",
     "EngineCorrupt": "errors",
     "EngineError": "errors",
     "EngineNotBuilt": "errors",
     "EngineStale": "errors",
+    "DatabaseUnavailable": "errors",
+    "DeviceUnavailable": "errors",
+    "Embedding": "textual_inversion",
     "ExportError": "errors",
     "FileDownloadError": "errors",
+    "FileTooLarge": "errors",
     "ImageLoadError": "errors",
     "ImageTooLarge": "errors",
     "Inpainter": "pipeline",
     "InvalidInput": "errors",
+    "JobNotFound": "errors",
     "LightfillError": "errors",
     "NonFiniteOutput": "errors",
     "Progress": "denoise",
+    "QueueError": "errors",
+    "QueueFull": "errors",
+    "RequestInvalid": "errors",
     "Result": "result",
     "SessionError": "errors",
+    "StartTimeout": "errors",
+    "StillInProgress": "errors",
+    "StorageError": "errors",
     "Timings": "result",
+    "WorkerLost": "errors",
 }
 
 __all__ = [
@@ -84,6 +104,7 @@ __all__ = [
     "ComponentMissing",
     "ContractViolation",
     "DeviceOutOfMemory",
+    "DatabaseUnavailable",
     "DeviceUnavailable",
     "Embedding",
     "EngineCorrupt",
@@ -92,16 +113,25 @@ __all__ = [
     "EngineStale",
     "ExportError",
     "FileDownloadError",
+    "FileTooLarge",
     "ImageLoadError",
     "ImageTooLarge",
     "Inpainter",
     "InvalidInput",
+    "JobNotFound",
     "LightfillError",
     "NonFiniteOutput",
     "Progress",
+    "QueueError",
+    "QueueFull",
+    "RequestInvalid",
     "Result",
     "SessionError",
+    "StartTimeout",
+    "StillInProgress",
+    "StorageError",
     "Timings",
+    "WorkerLost",
     "__version__",
 ]
 

@@ -125,9 +125,15 @@ def inpaint(
         bool | None,
         typer.Option(
             "--safety-checker/--no-safety-checker",
-            help="Demand or skip the bundle's checker. [default: run it if the bundle has one]",
+            help="Demand or skip a check. [default: if the bundle has a checker]",
         ),
     ] = None,
+    safety_checker_version: Annotated[
+        str | None, typer.Option(help="v1 (the bundle's) or v2 (open_nsfw). [default: v1]")
+    ] = None,
+    expand_prompt: Annotated[
+        bool, typer.Option("--expand-prompt", help="Lengthen the prompt; it is printed.")
+    ] = False,
     blend: Annotated[str, typer.Option(help="context, or diffusers for parity.")] = "context",
     composite: Annotated[
         bool, typer.Option(help="Put the photo's own pixels back outside the mask.")
@@ -135,10 +141,10 @@ def inpaint(
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
     """Repaint the white part of MASK in IMAGE as PROMPT says."""
-    from .embeddings import Embedding
     from .output_paths import check_writable, numbered, output_path
     from .pipeline import Inpainter
     from .request import validated
+    from .textual_inversion import Embedding
 
     target = output_path(output, file_format, image)
     options: dict[str, Any] = {
@@ -165,6 +171,8 @@ def inpaint(
             prompt,
             embeddings=embeddings,
             enable_safety_checker=safety_checker,
+            safety_checker_version=safety_checker_version,
+            expand_prompt=expand_prompt,
             on_step=lambda at: progress.update(task, completed=at.step, total=at.of),
             **options,
         )
@@ -173,7 +181,7 @@ def inpaint(
     if as_json:
         print(json.dumps(report, indent=1))
     else:
-        _print_report(report)
+        _print_report(report, expanded=expand_prompt)
 
 
 @app.command()
@@ -190,6 +198,10 @@ def doctor() -> None:
             mark = "[green]yes[/green]" if row.works else "[yellow]no[/yellow]"
             table.add_row(row.name, mark, _plain(row.detail))
         _out.print(table)
+    settings = Table("setting", "", box=None, title_justify="left")
+    for shown in findings.settings():
+        settings.add_row(shown.variable, _plain(shown.value) + (" (set)" if shown.changed else ""))
+    _out.print(settings)
 
 
 @app.command()
@@ -250,6 +262,7 @@ def _report(result: Any, paths: list[Path]) -> dict[str, Any]:
         "truncated_prompt": result.truncated_prompt,
         "mask_cut_off": result.mask_cut_off,
         "safety_checked": result.safety_checked,
+        "safety_checker": result.safety_checker,
         "has_nsfw_concepts": list(result.has_nsfw_concepts),
         "device": result.device,
         "timings": result.timings.as_dict(),
@@ -257,7 +270,7 @@ def _report(result: Any, paths: list[Path]) -> dict[str, Any]:
     }
 
 
-def _print_report(report: dict[str, Any]) -> None:
+def _print_report(report: dict[str, Any], *, expanded: bool) -> None:
     table = Table("stage", "ms", box=None)
     for stage, seconds in report["timings"].items():
         each = seconds if isinstance(seconds, list) else [seconds]
@@ -268,6 +281,12 @@ def _print_report(report: dict[str, Any]) -> None:
         f"on {report['device']}",
         highlight=False,
     )
+    if expanded:
+        _out.print(f"prompt: {report['prompt']}", soft_wrap=True, highlight=False, markup=False)
+    flagged = [str(i + 1) for i, unsafe in enumerate(report["has_nsfw_concepts"]) if unsafe]
+    if flagged:
+        checker = report["safety_checker"]
+        _out.print(f"safety checker {checker}: black instead of picture {', '.join(flagged)}")
     for path in report["output"]:
         _out.print(path, soft_wrap=True, highlight=False, markup=False)
 

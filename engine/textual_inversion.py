@@ -9,7 +9,7 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,7 +23,27 @@ _KEYS = {
     "text_encoder": ("clip_l", "text_encoders_0"),
     "text_encoder_2": ("clip_g", "text_encoders_1"),
 }
-_MAX_BYTES = 64 << 20
+MAX_BYTES = 64 << 20
+
+
+@dataclass(frozen=True)
+class Embedding:
+    """A textual inversion to use: a safetensors file and the tokens that stand for its vectors."""
+
+    path: str | os.PathLike[str] | bytes
+    """The file, or its content."""
+    tokens: Sequence[str] = DEFAULT_TOKENS
+
+    @classmethod
+    def of(cls, given: Any) -> Self:
+        """An `Embedding` as it is, or made from {"path", "tokens"}; InvalidInput for the rest."""
+        if isinstance(given, cls):
+            return given
+        if not isinstance(given, Mapping) or "path" not in given or set(given) - {"path", "tokens"}:
+            raise InvalidInput(
+                "embeddings", f'{given!r} is none; pass {{"path": ..., "tokens": [...]}}'
+            )
+        return cls(given["path"], given.get("tokens", DEFAULT_TOKENS))
 
 
 @dataclass(frozen=True)
@@ -37,19 +57,21 @@ class TextualInversion:
 
 
 def load_textual_inversion(
-    path: str | os.PathLike[str], tokens: Sequence[str] = DEFAULT_TOKENS
+    source: str | os.PathLike[str] | bytes, tokens: Sequence[str] = DEFAULT_TOKENS
 ) -> TextualInversion:
-    """Read the safetensors file at `path` for `tokens`; InvalidInput names what does not fit."""
+    """Read a safetensors file, or its bytes, for `tokens`; InvalidInput names what does not fit."""
     _check_tokens(tokens)
-    data = _read(path)
+    data, name = (source, "the file") if isinstance(source, bytes) else (_read(source), source)
     try:
         tensors = load(data)
     except (SafetensorError, KeyError, ValueError) as error:
         raise InvalidInput(
-            "embeddings", f"{path} cannot be read as float16 or float32 safetensors ({error})"
+            "embeddings",
+            f"{name} cannot be read as float16 or float32 safetensors ({error}); pickled files "
+            "(.pt, .bin) are never opened: save the vectors with safetensors",
         ) from error
     vectors = {
-        encoder: _split(_pick(tensors, keys, path), tokens, path) for encoder, keys in _KEYS.items()
+        encoder: _split(_pick(tensors, keys, name), tokens, name) for encoder, keys in _KEYS.items()
     }
     digest = hashlib.sha256(data + "\0".join(tokens).encode()).hexdigest()
     return TextualInversion(tuple(tokens), vectors, digest)
@@ -69,13 +91,13 @@ def _read(path: str | os.PathLike[str]) -> bytes:
     try:
         file = Path(path)
         size = file.stat().st_size
-        data = file.read_bytes() if size <= _MAX_BYTES else b""
+        data = file.read_bytes() if size <= MAX_BYTES else b""
     except (OSError, TypeError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
         raise FileDownloadError(
             "embeddings", f"{path} cannot be read: {reason}; check the path"
         ) from error
-    if size > _MAX_BYTES:
+    if size > MAX_BYTES:
         raise InvalidInput("embeddings", f"{path} is larger than 64 MB: no embedding; check it")
     return data
 

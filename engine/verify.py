@@ -18,8 +18,9 @@ from .agreement import Agreement, agreement
 from .bundle import Bundle
 from .denoise import Known, denoise, starting_latents
 from .engine_key import is_built, sizes_for
-from .pipeline import Inpainter, schedule_of
-from .safety import is_unsafe
+from .pipeline import Inpainter
+from .safety import shows_concept
+from .schedule import schedule_of
 from .sessions import ENGINE_DEVICES, Session, SessionOptions, open_session, require_device
 from .sessions.base import ARITHMETIC, Array, Feed
 from .sessions.residency import AllResident, OneResident, Residency
@@ -123,7 +124,7 @@ def _run_every_component(
         clean = denoise(session(name), x, known, schedule, conditioning)
     (picture,) = vae.decode(session("vae_decoder"), clean, scale)
     if "safety_checker" in bundle.manifest.components:
-        is_unsafe(session("safety_checker"), Image.fromarray(picture))
+        shows_concept(session("safety_checker"), Image.fromarray(picture))
 
 
 class _Recorder(Session):

@@ -1,4 +1,4 @@
-"""Fixtures every test may use: an isolated cache directory and the embedded demo model."""
+"""Fixtures every test may use: isolated user directories and the embedded demo model."""
 
 import signal
 from collections.abc import Iterator
@@ -19,11 +19,12 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 
 @pytest.fixture(scope="session", autouse=True)
 def private_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Stamps of verified bundles go to a directory of this test run, not to the user's cache."""
+    """Stamps of verified bundles, jobs and files go to directories of this test run."""
     cache = run_directory.directory_of(tmp_path_factory) / "cache"
     cache.mkdir(exist_ok=True)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(cache))
+        patch.setenv("XDG_DATA_HOME", str(tmp_path_factory.mktemp("data")))
         yield
 
 

@@ -12,7 +12,8 @@ from PIL import Image
 PHOTO = Path(__file__).parents[1] / "examples" / "coffee.png"
 EXPORT_ONLY = ("torch", "diffusers", "transformers", "onnx", "onnxscript", "onnx_ir")
 LAZY = (*EXPORT_ONLY, "onnxruntime", "PIL", "tokenizers", "safetensors")
-LAZY += ("pydantic", "platformdirs", "typer", "rich", "fastapi", "uvicorn")
+LAZY += ("pydantic", "platformdirs", "typer", "rich", "fastapi", "uvicorn", "httpcore2")
+LAZY += ("sqlalchemy",)
 
 
 def run(code: str, *arguments: object, flags: tuple[str, ...] = ()) -> subprocess.CompletedProcess:

@@ -1,11 +1,13 @@
 """Runtimes behind one small protocol, one module each, imported only when asked for."""
 
+from pathlib import Path
 from typing import Literal, get_args
 
 from ..bundle import Bundle
+from ..components import Contract
 from ..engine_key import Flavour, is_built
 from ..errors import DeviceUnavailable
-from .base import Session, SessionOptions, TensorSpec
+from .base import ARITHMETIC, Session, SessionOptions, TensorSpec
 
 Device = Literal["cpu", "openvino", "cuda", "tensorrt", "rtx", "null"]
 DEVICES: tuple[str, ...] = get_args(Device)
@@ -19,6 +21,7 @@ __all__ = [
     "Session",
     "SessionOptions",
     "TensorSpec",
+    "open_graph",
     "open_session",
     "require_device",
 ]
@@ -50,7 +53,22 @@ def open_session(
         return NullSession(bundle, component)
     from .onnxruntime import OnnxRuntimeSession
 
-    return OnnxRuntimeSession(bundle, component, device, options)
+    path = bundle.graph(component, ARITHMETIC[device])
+    contract = bundle.contract(component)
+    return OnnxRuntimeSession(path, component, contract, device, options)
+
+
+def open_graph(
+    path: Path, name: str, contract: Contract, options: SessionOptions | None = None
+) -> Session:
+    """Load an ONNX file that belongs to no bundle on the CPU; errors call it `name`.
+
+    Raises DeviceUnavailable, ContractViolation or SessionError.
+    """
+    require_device("cpu")
+    from .onnxruntime import OnnxRuntimeSession
+
+    return OnnxRuntimeSession(path, name, contract, "cpu", options or SessionOptions())
 
 
 def require_device(device: str, device_index: int = 0) -> None:

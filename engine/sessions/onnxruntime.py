@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 import onnxruntime as ort
 
-from ..bundle import Bundle
+from ..components import Contract
 from ..errors import DeviceUnavailable, SessionError
-from .base import ARITHMETIC, Array, Feed, Session, SessionOptions, TensorSpec, check_contract
+from .base import Array, Feed, Session, SessionOptions, TensorSpec, check_contract
 
 _PROVIDERS = {
     "cpu": "CPUExecutionProvider",
@@ -43,13 +43,12 @@ class OnnxRuntimeSession(Session):
     """One component's ONNX graph in ONNX Runtime; `run` may be called from several threads."""
 
     def __init__(
-        self, bundle: Bundle, component: str, device: str, options: SessionOptions
+        self, path: Path, component: str, contract: Contract, device: str, options: SessionOptions
     ) -> None:
-        path = bundle.graph(component, ARITHMETIC[device])
         self._session: ort.InferenceSession | None = _load(path, device, options)
         inputs = {value.name: _spec(value) for value in self._session.get_inputs()}
         outputs = {value.name: _spec(value) for value in self._session.get_outputs()}
-        check_contract(component, bundle.contract(component), inputs, outputs)
+        check_contract(component, contract, inputs, outputs)
         super().__init__(component, device, inputs, outputs)
 
     def _run(self, feed: Feed) -> dict[str, Array]:

@@ -12,10 +12,11 @@ from typing import NamedTuple
 
 import numpy as np
 import pytest
+from bundles import flagged_picture
 from PIL import Image
 
 import lightfill
-from lightfill.engine import cli
+from lightfill.engine import cli, nsfw_classifier
 from lightfill.engine.bundle import DEMO_BUNDLE
 from lightfill.engine.images import encode
 from lightfill.engine.pipeline import Inpainter
@@ -272,10 +273,29 @@ def test_an_unavailable_device_is_never_replaced(inpaint: Run, device: str, expe
     assert_one_clear_sentence(inpaint(device=device), expected, status=1)
 
 
-def test_a_safety_checker_the_bundle_lacks_is_an_error_when_demanded(inpaint: Run) -> None:
-    assert_one_clear_sentence(
-        inpaint(safety_checker=True), "no component 'safety_checker'", status=1
-    )
+def test_a_safety_checker_that_is_not_there_is_an_error_when_demanded(
+    inpaint: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(nsfw_classifier, "find_spec", lambda _: None)
+    message = "the bundle has no safety_checker, and safety checker v2 needs the package"
+    assert_one_clear_sentence(inpaint(safety_checker=True), message, status=1)
+
+
+def test_a_flagged_picture_and_an_expanded_prompt_are_told(inpaint: Run, tmp_path: Path) -> None:
+    speck = Image.new("L", (256, 256))
+    speck.paste(255, (0, 0, 8, 8))
+    speck.save(tmp_path / "speck.png")
+    flagged_picture().save(tmp_path / "ellipses.png")
+    given = {"image": tmp_path / "ellipses.png", "mask": tmp_path / "speck.png", "steps": 1}
+    ran = inpaint(**given, image_size="source", safety_checker_version="v2", expand_prompt=True)
+    assert ran.status == 0
+    assert "safety checker v2: black instead of picture 1\n" in ran.out
+    assert "prompt: a green ball, highly detailed, sharp focus" in ran.out
+    with Image.open(tmp_path / "out.png") as picture:
+        assert picture.getextrema() == ((0, 0),) * 3
+    plain = inpaint()
+    assert "prompt:" not in plain.out
+    assert "safety checker" not in plain.out
 
 
 @pytest.mark.parametrize(

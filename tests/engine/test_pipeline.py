@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from lightfill.engine import nsfw_classifier
 from lightfill.engine.denoise import Progress
 from lightfill.engine.errors import (
     Cancelled,
@@ -243,10 +244,13 @@ def test_step_count_without_a_unet_lists_those_there_are(demo_inpainter: Inpaint
         paint(demo_inpainter, steps=3)
 
 
-def test_safety_checker_is_demanded_in_vain(demo_inpainter: Inpainter) -> None:
-    with pytest.raises(ComponentMissing, match="no component 'safety_checker'"):
-        paint(demo_inpainter, enable_safety_checker=True)
-    result = paint(demo_inpainter)
+def test_safety_checker_is_demanded_in_vain(
+    fresh: Inpainter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(nsfw_classifier, "find_spec", lambda _: None)
+    with pytest.raises(ComponentMissing, match="bundle has no safety_checker"):
+        paint(fresh, enable_safety_checker=True)
+    result = paint(fresh)
     assert (result.safety_checked, result.has_nsfw_concepts) == (False, (False,))
 
 

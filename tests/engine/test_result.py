@@ -29,7 +29,7 @@ def result() -> Result:
         effective_steps=3,
         strength=0.95,
         device="cpu",
-        safety_checked=False,
+        safety_checker=None,
         has_nsfw_concepts=(False, False),
         timings=Timings(),
     )

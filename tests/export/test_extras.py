@@ -1,6 +1,7 @@
 """A safety checker that flags and a prompt expander that continues, in a bundle or added to it."""
 
 import json
+import random
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -19,6 +20,7 @@ from transformers import GPT2Tokenizer
 
 from lightfill.engine.bundle import Bundle
 from lightfill.engine.errors import ExportError
+from lightfill.engine.language_model import LanguageModel, sampled
 from lightfill.engine.pipeline import Inpainter
 from lightfill.engine.sessions import open_session
 from lightfill.export.bundle_writer import export_bundle
@@ -155,6 +157,31 @@ class TestThePromptExpander:
         )  # fmt: skip
         assert len(wanted[0, tokens.shape[1] :].unique()) > 5, "repetition would prove little"
         assert np.array_equal(greedy(Bundle.open(extended), tokens.numpy()), wanted.numpy())
+
+    @pytest.mark.parametrize("prompt", PROMPTS)
+    def test_expansion_samples_what_transformers_would(
+        self, prompt: str, extended: Path, sources: dict[str, Path]
+    ) -> None:
+        bundle = Bundle.open(extended)
+        tokenizer = GPT2Tokenizer.from_pretrained(sources["prompt_expander"])
+        model = tiny_extras.prompt_expander().float()
+        entry = bundle.manifest.tokenizers["prompt_expander"]
+        ours = Tokenizer.from_file(str(bundle.root / entry.file))
+        ours.add_special_tokens(entry.special_tokens)
+        sampled_characters = set()
+        with open_session(bundle, "prompt_expander") as session:
+            expander = LanguageModel(session, ours, entry, NEW_TOKENS)
+            for seed in range(5):
+                tokens, texts, draw = tokenizer(prompt).input_ids, [], random.Random(seed)
+                for _ in range(NEW_TOKENS):
+                    logits = model(torch.tensor([tokens])).logits[0, -1]
+                    tokens.append(sampled(logits.numpy(), draw))
+                    if tokens[-1] == tokenizer.eos_token_id:
+                        break
+                    texts.append(tokenizer.decode(tokens)[len(prompt) :])
+                assert list(expander.continuations(prompt, random.Random(seed))) == texts
+                sampled_characters.update(*texts)
+        assert len(sampled_characters) > 10, "repetition would prove little"
 
 
 def greedy(bundle: Bundle, tokens: NDArray[np.int64]) -> NDArray[np.int64]:

@@ -14,11 +14,14 @@ from diffusers.utils import logging as diffusers_logging
 
 from lightfill.engine.bundle import DEMO_BUNDLE, Bundle
 from lightfill.engine.pipeline import Inpainter
+from lightfill.engine.sessions import SessionOptions, open_session
+from lightfill.engine.text import TextConditioner
 
 for library in (diffusers_logging, transformers.logging):  # leave `pytest -rP` to the tables
     library.set_verbosity_error()
     library.disable_progress_bar()
 
+ONE_THREAD = SessionOptions(threads=1)
 torch.set_num_threads(1)  # two pools that spin for the same cores take ten times as long
 
 
@@ -71,3 +74,12 @@ def bundle(model: Model, private_cache: None) -> Bundle:
 def inpainter(model: Model, private_cache: None) -> Iterator[Inpainter]:
     with Inpainter.open(model.bundle, threads=1) as opened:
         yield opened
+
+
+@pytest.fixture(scope="session")
+def conditioner(bundle: Bundle) -> Iterator[TextConditioner]:
+    with (
+        open_session(bundle, "text_encoder", options=ONE_THREAD) as encoder,
+        open_session(bundle, "text_encoder_2", options=ONE_THREAD) as encoder_2,
+    ):
+        yield TextConditioner(bundle, encoder, encoder_2)

@@ -1,24 +1,21 @@
 """Prompts become the tokens transformers sees and the conditioning diffusers computes."""
 
-from collections.abc import Callable, Iterator, Mapping
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import pytest
-import torch
+from conditioning import assert_same_conditioning
 from diffusers import StableDiffusionXLInpaintPipeline
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from random_checkpoint import DEMO_CHECKPOINT
-from safetensors.numpy import save_file
 from transformers import CLIPTokenizer
 
 from lightfill.engine.bundle import Bundle
-from lightfill.engine.sessions import Session, SessionOptions, TensorSpec, open_session
-from lightfill.engine.text import Conditioning, TextConditioner
-from lightfill.engine.textual_inversion import load_textual_inversion
+from lightfill.engine.sessions import Session, TensorSpec
+from lightfill.engine.text import TextConditioner
 
 PROMPTS = (
     "",
@@ -50,7 +47,6 @@ PROMPTS = (
     "x" * 500,
     "🐱" * 60,
 )
-ONE_THREAD = SessionOptions(threads=1)
 TOWERS = {"text_encoder": "tokenizer", "text_encoder_2": "tokenizer_2"}
 
 
@@ -109,15 +105,6 @@ def windows(private_cache: None) -> Windows:
     return Windows()
 
 
-@pytest.fixture(scope="module")
-def conditioner(bundle: Bundle) -> Iterator[TextConditioner]:
-    with (
-        open_session(bundle, "text_encoder", options=ONE_THREAD) as encoder,
-        open_session(bundle, "text_encoder_2", options=ONE_THREAD) as encoder_2,
-    ):
-        yield TextConditioner(bundle, encoder, encoder_2)
-
-
 @pytest.mark.parametrize("prompt", PROMPTS, ids=range(len(PROMPTS)))
 def test_tokens_equal_transformers(windows: Windows, prompt: str) -> None:
     windows.check(prompt)
@@ -133,20 +120,6 @@ def test_tokens_equal_transformers_for_any_text(windows: Windows, prompt: str) -
     windows.check(prompt)
 
 
-def assert_same_conditioning(
-    ours: Conditioning, pipeline: StableDiffusionXLInpaintPipeline, prompt: str
-) -> float:
-    with torch.no_grad():
-        hidden, _, pooled, _ = pipeline.encode_prompt(prompt, do_classifier_free_guidance=False)
-    worst = 0.0
-    for found, wanted in ((ours.hidden_states, hidden), (ours.text_embeds, pooled)):
-        expected = wanted.numpy()
-        assert found.shape == expected.shape
-        worst = max(worst, float(np.abs(found - expected).max() / np.abs(expected).max()))
-    assert worst <= 1e-5, prompt
-    return worst
-
-
 def test_conditioning_equals_diffusers(
     conditioner: TextConditioner, reference: StableDiffusionXLInpaintPipeline
 ) -> None:
@@ -155,49 +128,3 @@ def test_conditioning_equals_diffusers(
         for prompt in PROMPTS
     )
     print(f"conditioning: largest error {worst:.1e} of the largest value, {len(PROMPTS)} prompts")
-
-
-@pytest.mark.parametrize("keys", [("clip_l", "clip_g"), ("text_encoders_0", "text_encoders_1")])
-@pytest.mark.parametrize(
-    ("tokens", "rows"),
-    [(("<s0>", "<s1>"), 2), (("<s0>",), 3), (("sks-cat",), 1)],
-    ids=["one vector a token", "three vectors for one token", "one vector"],
-)
-def test_textual_inversion_equals_diffusers(
-    keys: tuple[str, str],
-    tokens: tuple[str, ...],
-    rows: int,
-    load_reference: Callable[[], StableDiffusionXLInpaintPipeline],
-    conditioner: TextConditioner,
-    tmp_path: Path,
-) -> None:
-    pipeline = load_reference()
-    rng = np.random.default_rng(3)
-    learned = {}
-    for key, (tower, tokenizer) in zip(keys, TOWERS.items(), strict=True):
-        encoder = getattr(pipeline, tower)
-        width = encoder.get_input_embeddings().weight.shape[1]
-        learned[key] = rng.normal(0, 0.3, (rows, width)).astype(np.float32)
-        pipeline.load_textual_inversion(
-            torch.from_numpy(learned[key]),
-            token=list(tokens) if len(tokens) > 1 else tokens[0],
-            text_encoder=encoder,
-            tokenizer=getattr(pipeline, tokenizer),
-        )
-    path = tmp_path / "learned.safetensors"
-    save_file(learned, path)
-    inversion = load_textual_inversion(path, tokens)
-
-    joined = "".join(tokens)
-    for prompt in (
-        f"a photo of {joined}",
-        f"{tokens[0]}, on grass!",
-        f"{tokens[-1]} next to {tokens[0]} and {joined}",
-        "word " * 73 + joined,  # the window ends inside the new tokens
-        "no new token here",
-    ):
-        found = conditioner.encode(prompt, [inversion])
-        assert_same_conditioning(found, pipeline, prompt)
-        if joined in prompt and "word" not in prompt:
-            plain = conditioner.encode(prompt).hidden_states
-            assert np.abs(found.hidden_states - plain).max() > 0.01

@@ -23,6 +23,7 @@ class Request(NamedTuple):
     method: str
     path: str
     range: str | None
+    authorization: str | None = None
 
 
 @dataclass
@@ -107,7 +108,11 @@ class FakeHub:
 
     def _answer(self, handler: BaseHTTPRequestHandler) -> None:
         path = unquote(urlsplit(handler.path).path)
-        self.requests.append(Request(handler.command, path, handler.headers["Range"]))
+        self.requests.append(
+            Request(
+                handler.command, path, handler.headers["Range"], handler.headers["Authorization"]
+            )
+        )
         threading.Event().wait(self.delay)  # tests put time.sleep out of action
         if self.status:
             return _refuse(handler, self.status, "")
@@ -125,7 +130,9 @@ class FakeHub:
         commit = self.models[model].branches.get(revision, revision)
         if commit not in commits:
             return _refuse(handler, 404, "RevisionNotFound")
-        siblings = [{"rfilename": name} for name in commits[commit]]
+        siblings = [
+            {"rfilename": name, "size": len(data)} for name, data in commits[commit].items()
+        ]
         content = json.dumps({"id": model, "sha": commit, "siblings": siblings}).encode()
         _head(handler, 200, {"Content-Type": "application/json", "Content-Length": len(content)})
         handler.wfile.write(content)

@@ -1,5 +1,7 @@
 """One photo, one mask, one prompt: our picture of them and that of diffusers' pipeline."""
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 from diffusers import StableDiffusionXLInpaintPipeline
@@ -7,6 +9,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
 from lightfill.engine.pipeline import Inpainter
+from lightfill.engine.textual_inversion import Embedding
 
 PROMPT = "a blue circle on the grass"
 SEED = 1234
@@ -32,11 +35,18 @@ def soft_mask(size: tuple[int, int] = (120, 90)) -> Image.Image:
     return mask
 
 
-def our_picture(inpainter: Inpainter, size: tuple[int, int], *, steps: int) -> Pixels:
+def our_picture(
+    inpainter: Inpainter,
+    size: tuple[int, int],
+    *,
+    steps: int,
+    prompt: str = PROMPT,
+    embeddings: Sequence[Embedding] = (),
+) -> Pixels:
     """At full strength, with every switch as diffusers has it."""
     result = inpainter(
-        photo(), soft_mask(), PROMPT, image_size=size, steps=steps, strength=1.0, seed=SEED,
-        fit="stretch", blend="diffusers", composite=False,
+        photo(), soft_mask(), prompt, image_size=size, steps=steps, strength=1.0, seed=SEED,
+        fit="stretch", blend="diffusers", composite=False, embeddings=embeddings,
     )  # fmt: skip
     return np.asarray(result.images[0])
 
@@ -49,9 +59,10 @@ def diffusers_picture(
     strength: float,
     image: Image.Image,
     mask: Image.Image,
+    prompt: str = PROMPT,
 ) -> Pixels:
     result = pipeline(
-        PROMPT,
+        prompt,
         image=image,
         mask_image=mask,
         width=size[0],

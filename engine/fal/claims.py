@@ -1,0 +1,134 @@
+"""The workers' side of the queue: claims with leases, heartbeats, logs and the one result."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from sqlalchemy import Connection, delete, select, update
+
+from . import rows, transitions
+from .changes import WORK, Changes
+from .database import Database
+from .job import Claim, Level, as_json
+from .jobs_table import arguments, is_completed, jobs, logs, results
+
+_SWEPT_AT_ONCE = 500
+
+
+class Claims:
+    """What workers do with the jobs of one database; see `JobQueue`, which adds the callers' side.
+
+    lease_s: a worker silent for so long is dead. max_losses: so many workers may die over a job
+    before it fails. retention_s: how long completed jobs are kept.
+    """
+
+    def __init__(
+        self, database: Database, *, lease_s: float, max_losses: int, retention_s: float
+    ) -> None:
+        self._database = database
+        self.lease_s = lease_s
+        self._max_losses = max_losses
+        self._retention_s = retention_s
+        self.changes = Changes()
+
+    def claim(self, worker: str) -> Claim | None:
+        """Take the first waiting job: by priority, then by submission; None if none waits.
+
+        Jobs whose lease ran out come back first, to their old place.
+        """
+        now = self._database.now()
+        if not self._database.read(lambda connection: transitions.has_work(connection, now)):
+            return None  # idle workers poll: they must not take the write lock for nothing
+
+        def operation(connection: Connection) -> tuple[list[str], Claim | None]:
+            settled = transitions.settle(connection, now, self._max_losses)
+            row = transitions.claim(connection, worker, now, self.lease_s)
+            return settled, None if row is None else rows.claim_of(connection, row)
+
+        settled, claim = self._database.write_lightly(operation)
+        self.changes.announce(*settled, *([] if claim is None else [claim.request_id]))
+        return claim
+
+    def heartbeat(self, claim: Claim) -> bool:
+        """Renew the lease. False: the job was cancelled, or is another worker's now: stop."""
+        renew = (
+            update(jobs)
+            .where(transitions.held(claim), jobs.c.cancel_requested.is_(False))
+            .values(lease_until=self._database.now() + self.lease_s)
+        )
+        return self._database.write_lightly(
+            lambda connection: connection.execute(renew).rowcount == 1
+        )
+
+    def log(self, claim: Claim, message: str, level: Level = "INFO") -> None:
+        """Add a line to the job's logs; dropped if the claim was lost."""
+        now = self._database.now()
+        seen = update(jobs).where(transitions.held(claim)).values(version=jobs.c.version + 1)
+
+        def operation(connection: Connection) -> None:
+            if connection.execute(seen).rowcount == 1:
+                transitions.write_log(connection, claim.sequence, now, message, level)
+
+        self._database.write_lightly(operation)
+        self.changes.announce(claim.request_id)
+
+    def finish(
+        self, claim: Claim, status_code: int, body: Mapping[str, Any], metrics: Mapping[str, float]
+    ) -> bool:
+        """Store the job's one result. False: the claim was lost, and this result is dropped.
+
+        Raises TypeError or ValueError if the body or the metrics cannot be JSON.
+        """
+        now = self._database.now()
+        as_json(body), as_json(metrics)  # fails here, not within a transaction others share
+
+        def operation(connection: Connection) -> bool:
+            held = transitions.held(claim)
+            return transitions.complete(
+                connection, held, claim.sequence, now, status_code, body, metrics
+            )
+
+        done = self._database.write(operation)
+        self.changes.announce(claim.request_id)
+        return done
+
+    def give_back(self, claim: Claim) -> bool:
+        """Return an unfinished job to its old place, as a worker that stops does.
+
+        False: the claim was lost. A job that was cancelled meanwhile is completed instead.
+        """
+        now = self._database.now()
+
+        def operation(connection: Connection) -> bool:
+            held = transitions.held(claim)
+            # In this order: a cancel that comes in between finds the job waiting, or is found here.
+            return transitions.requeue(
+                connection, held & jobs.c.cancel_requested.is_(False)
+            ) or transitions.fail(
+                connection, held, claim.sequence, now, transitions.CANCELLED_BY_CLIENT
+            )
+
+        returned = self._database.write_lightly(operation)
+        self.changes.announce(claim.request_id, WORK)
+        return returned
+
+    def sweep(self) -> int:
+        """Delete completed jobs older than the retention; returns how many."""
+        oldest = self._database.now() - self._retention_s
+        expired = (
+            select(jobs.c.sequence)
+            .where(is_completed, jobs.c.completed_at <= oldest)
+            .order_by(jobs.c.completed_at)
+            .limit(_SWEPT_AT_ONCE)
+            .with_for_update(skip_locked=True)
+        )
+
+        def operation(connection: Connection) -> int:
+            found = list(connection.scalars(expired))
+            for table in (results, logs, arguments, jobs) if found else ():
+                connection.execute(delete(table).where(table.c.sequence.in_(found)))
+            return len(found)
+
+        swept = 0
+        while found := self._database.write_lightly(operation):
+            swept += found
+        return swept

@@ -1,0 +1,229 @@
+"""Durable jobs: submitted by any process, run by the workers of any process, one result each.
+
+The states and rules are fal's (fal protocol, section 5). claims.py is the workers' side,
+transitions.py what may become of a job, database.py what survives what.
+"""
+
+import time
+import uuid
+from collections.abc import Mapping
+from math import isfinite
+from typing import Any, Literal, Self
+
+from sqlalchemy import Connection, update
+
+from ..errors import InvalidInput, QueueFull, StillInProgress
+from . import positions, rows, transitions
+from .changes import WORK, cancellation
+from .claims import Claims
+from .database import Clock, Database
+from .job import Claim, JobResult, JobStatus, Priority, as_json
+from .jobs_table import COMPLETED, IN_PROGRESS, IN_QUEUE, PRIORITIES, is_waiting, jobs
+
+__all__ = ["Claim", "JobQueue", "JobResult", "JobStatus"]
+
+_POLL_S = (0.02, 0.25)
+"""How often a change made by another process is looked for: at first, and later."""
+
+
+class JobQueue(Claims):
+    """Jobs in one database. Every method may be called from any thread; processes share the jobs.
+
+    Every method may also raise DatabaseUnavailable (503). `owner`: when given, a job of another
+    owner does not exist (JobNotFound); None sees every job.
+    """
+
+    def __init__(self, database: Database, *, max_length: int | None, **limits: Any) -> None:
+        super().__init__(database, **limits)
+        self._max_length = max_length
+
+    @classmethod
+    def open(
+        cls,
+        url: str,
+        *,
+        max_length: int | None,
+        retention_s: float,
+        lease_s: float,
+        max_losses: int = 10,
+        clock: Clock | None = None,
+    ) -> Self:
+        """Open the database at `url` (SQLAlchemy's form) and make its tables if they are missing.
+
+        max_length: requests that may wait. retention_s: how long a completed job is kept.
+        lease_s: a worker silent for so long is dead. max_losses: so many workers may die over a
+        job before it fails. clock: seconds since 1970, in place of the database's.
+        """
+        return cls(
+            Database(url, clock),
+            max_length=max_length,
+            retention_s=retention_s,
+            lease_s=lease_s,
+            max_losses=max_losses,
+        )
+
+    def close(self) -> None:
+        """Close the connections; jobs and their claims stay as they are."""
+        self._database.close()
+
+    def submit(
+        self,
+        application: str,
+        arguments: Mapping[str, Any],
+        *,
+        path: str = "",
+        priority: Priority = "normal",
+        start_timeout: float | None = None,
+        owner: str | None = None,
+        webhook_url: str | None = None,
+        max_length: int | None = None,
+        request_id: str | None = None,
+    ) -> str:
+        """Store a job and return its id (a uuid4 unless given); it is on the disk then.
+
+        start_timeout: seconds; a job no worker has begun by then fails with 504. max_length:
+        refuse when more requests than this wait (`fal_max_queue_length`). Raises QueueFull and
+        InvalidInput.
+        """
+        now = self._database.now()
+        values = {
+            "request_id": request_id or str(uuid.uuid4()),
+            "application": application,
+            "path": path,
+            "owner": owner,
+            "webhook_url": webhook_url,
+            "priority": _rank(priority),
+            "state": IN_QUEUE,
+            "submitted_at": now,
+            "start_deadline": None if start_timeout is None else now + _checked(start_timeout),
+        }
+        content = _encoded(arguments)
+        room = self._room(max_length)
+
+        def operation(connection: Connection) -> bool:
+            if room is not None and not self._has_room(connection, room, now):
+                return False
+            rows.store(connection, values, content)
+            return True
+
+        if not self._database.write(operation):
+            raise QueueFull("as many requests as may already wait; come back later")
+        self.changes.announce(WORK)
+        return str(values["request_id"])
+
+    def status(
+        self, request_id: str, *, with_logs: bool = False, owner: str | None = None
+    ) -> JobStatus:
+        """The job as it is now; raises JobNotFound."""
+        while True:
+            now = self._database.now()
+
+            def operation(connection: Connection, now: float = now) -> JobStatus | None:
+                row = rows.find(connection, request_id, owner)
+                if rows.is_overdue(row, now):
+                    return None
+                return rows.status_of(connection, row, with_logs)
+
+            if (status := self._database.read(operation)) is not None:
+                return status
+            self._settle(request_id, now)
+
+    def result(self, request_id: str, *, owner: str | None = None) -> JobResult:
+        """The completed job's answer; raises JobNotFound and StillInProgress."""
+        if self.status(request_id, owner=owner).state != COMPLETED:
+            raise StillInProgress("Request is still in progress")  # fal's words (section 5.3)
+        return self._database.read(
+            lambda connection: rows.result_of(connection, rows.find(connection, request_id, owner))
+        )
+
+    def cancel(
+        self, request_id: str, *, owner: str | None = None
+    ) -> Literal["CANCELLATION_REQUESTED", "ALREADY_COMPLETED"]:
+        """A waiting job is never run; a running one is told, and may still complete.
+
+        Raises JobNotFound.
+        """
+        self.status(request_id, owner=owner)  # settles what is overdue
+        now = self._database.now()
+
+        def operation(connection: Connection) -> bool:
+            row = rows.find(connection, request_id, owner, lock=True)
+            if row.state == IN_QUEUE:
+                cancelled = transitions.CANCELLED_BY_CLIENT
+                return transitions.fail(connection, is_waiting, row.sequence, now, cancelled)
+            if row.state == IN_PROGRESS and not row.cancel_requested:
+                told = {"cancel_requested": True, "version": jobs.c.version + 1}
+                this = jobs.c.sequence == row.sequence
+                connection.execute(update(jobs).where(this).values(told))
+            return bool(row.state == IN_PROGRESS)
+
+        if not self._database.write(operation):
+            return "ALREADY_COMPLETED"
+        self.changes.announce(request_id, cancellation(request_id))
+        return "CANCELLATION_REQUESTED"
+
+    def wait(self, request_id: str, timeout: float, *, since: JobStatus | None = None) -> None:
+        """Return when the job's state or logs differ from `since`, or after `timeout` seconds.
+
+        since: a status seen before, so that nothing is missed in between; None: as it is now. A
+        completed job changes no more: returns at once. Raises JobNotFound.
+        """
+        give_up = time.monotonic() + timeout
+        pause, longest = _POLL_S
+        with self.changes.watch(request_id) as changed:
+            seen = since or self.status(request_id)
+            while seen.state != COMPLETED and self.status(request_id).version == seen.version:
+                left = give_up - time.monotonic()
+                if left <= 0:
+                    return
+                changed.wait(min(pause, left))
+                changed.clear()
+                pause = min(pause * 2, longest)
+
+    def length(self) -> int:
+        """How many jobs wait."""
+        return self._database.read(positions.length)
+
+    def _room(self, max_length: int | None) -> int | None:
+        """Of the two limits the lower: ours on what waits afterwards, fal's on what waits before.
+
+        fal refuses "when more than n requests wait" (section 5.6).
+        """
+        limits = (self._max_length, None if max_length is None else max_length + 1)
+        return min((limit for limit in limits if limit is not None), default=None)
+
+    def _has_room(self, connection: Connection, room: int, now: float) -> bool:
+        """Whether fewer than `room` wait; those past their start deadline do not count.
+
+        In PostgreSQL submits in flight on other connections are not counted yet: the bound may
+        be passed by as many.
+        """
+        if positions.length(connection) < room:
+            return True
+        transitions.settle(connection, now, self._max_losses)
+        return positions.length(connection) < room
+
+    def _settle(self, request_id: str, now: float) -> None:
+        settled = self._database.write_lightly(
+            lambda connection: transitions.settle(connection, now, self._max_losses, request_id)
+        )
+        self.changes.announce(*settled, WORK)
+
+
+def _rank(priority: str) -> int:
+    if priority not in PRIORITIES:
+        raise InvalidInput("priority", f"is {priority!r}; write 'normal' or 'low'")
+    return PRIORITIES[priority]
+
+
+def _checked(start_timeout: float) -> float:
+    if not (isfinite(start_timeout) and start_timeout > 0):
+        raise InvalidInput("start_timeout", f"is {start_timeout}; give seconds, more than 0")
+    return start_timeout
+
+
+def _encoded(arguments: Mapping[str, Any]) -> str:
+    try:
+        return as_json(arguments)
+    except (TypeError, ValueError) as error:
+        raise InvalidInput("arguments", f"are not JSON: {error}; pass plain values") from error

@@ -1,0 +1,192 @@
+"""What answers `lightfill.fal` in this process: a queue, its worker, the model and the files.
+
+One Runtime per configuration, shared by all clients of the process. Nothing exists before the first
+call; the worker's thread starts with the first request that waits, the model with the first job.
+
+At exit the worker takes no more jobs, the one it has goes back to the queue at its next step, and
+jobs that wait stay: another process on the same database, or the next start, runs them. A forked
+child starts anew; what it inherited is left untouched, for the parent still uses it.
+"""
+
+import atexit
+import os
+import sys
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from ..errors import DatabaseUnavailable
+from .settings import Settings
+
+if TYPE_CHECKING:
+    from ..pipeline import Inpainter
+    from .endpoint import Endpoint
+    from .job import Claim
+
+_SWEEP_S = 3600.0
+_EXIT_GRACE_S, _EXIT_GIVE_UP_S = 0.0, 10.0
+
+
+@dataclass(frozen=True)
+class Configuration:
+    """What a runtime is made of.
+
+    inpainter: an open one of the caller's, in place of the one `settings` name. worker: whether
+    this process runs jobs; if not, others on the same database must.
+    """
+
+    settings: Settings
+    inpainter: "Inpainter | None" = None
+    worker: bool = True
+
+
+class Runtime:
+    """The queue and files of one configuration; a worker and a model once they are needed."""
+
+    def __init__(self, configuration: Configuration) -> None:
+        try:
+            from .files import Files
+            from .queue import JobQueue
+            from .worker import Worker
+        except ModuleNotFoundError as error:
+            raise DatabaseUnavailable(
+                f"lightfill.fal needs {error.name}: run `pip install 'lightfill[fal]'`"
+            ) from error
+
+        settings = configuration.settings
+        self.settings = settings
+        self.files = Files(settings)
+        self.queue = JobQueue.open(
+            settings.database,
+            max_length=settings.max_queue_length,
+            retention_s=settings.job_retention_s,
+            lease_s=settings.lease_s,
+        )
+        self._configuration = configuration
+        self._worker = Worker(self.queue, self._run, heartbeat_s=settings.heartbeat_s)
+        self._endpoint: Endpoint | None = None
+        self._lock = threading.Lock()
+        self._works = False
+        self._closed = False
+        self._swept: float | None = None
+
+    def work(self) -> None:
+        """See to it that a worker of this process takes jobs, if it may have one."""
+        with self._lock:
+            if self._configuration.worker and not self._works and not self._closed:
+                self._worker.start()
+                self._works = True
+
+    def close(self, grace_s: float, give_up_s: float) -> None:
+        """Stop the worker (`Worker.stop`), then close the model and the database."""
+        with self._lock:
+            self._closed = True
+        if self._works and not self._worker.stop(grace_s, give_up_s):
+            return  # its thread still uses them, and ends with the process
+        if self._endpoint is not None:
+            self._endpoint.close()
+        self.queue.close()
+
+    def _run(
+        self, claim: "Claim", log: Callable[[str], None], cancelled: Callable[[], bool]
+    ) -> tuple[int, dict[str, Any], dict[str, float]]:
+        """In the worker's thread: the endpoint's output for one job."""
+        from .endpoint import Endpoint
+
+        if self._swept is None or time.monotonic() - self._swept > _SWEEP_S:
+            self.queue.sweep()
+            self.files.sweep()
+            self._swept = time.monotonic()
+        if self._endpoint is None:
+            given = self._configuration.inpainter
+            self._endpoint = Endpoint(self.settings, given, self.files)
+        output = self._endpoint.run(
+            claim.arguments, on_log=log, cancelled=cancelled, owner=claim.owner
+        )
+        return 200, output, {}
+
+
+_lock = threading.Lock()
+_default: Configuration | None = None
+_runtimes: dict[Configuration, Runtime] = {}
+_inherited: list[object] = []
+
+
+def configure(
+    settings: Settings | None = None,
+    *,
+    inpainter: "Inpainter | None" = None,
+    worker: bool = True,
+    **overrides: Any,
+) -> Settings:
+    """Say what the module's functions and clients without settings of their own run on.
+
+    settings: None reads LIGHTFILL_* variables. overrides: fields of `Settings` that win over
+    either, as `bundle=` or `device=`. inpainter: an open one, in place of the one they name; the
+    caller closes it. worker: False leaves the jobs to other processes on the same database.
+
+    What ran on the configuration before is shut down. Returns the settings in force.
+    """
+    from dataclasses import replace
+
+    global _default
+    if settings is None:
+        settings = Settings.from_environment(**overrides)
+    else:
+        settings = replace(settings, **overrides)
+    with _lock:
+        before, _default = _default, Configuration(settings, inpainter, worker)
+        old = None if before in {None, _default} else _runtimes.pop(before, None)
+    if old is not None:
+        old.close(_EXIT_GRACE_S, _EXIT_GIVE_UP_S)
+    return settings
+
+
+def runtime(settings: Settings | None = None) -> Runtime:
+    """The runtime of these settings, None for the configured ones; made if there is none."""
+    global _default  # noqa: PLW0603
+    with _lock:
+        if settings is not None:
+            wanted = Configuration(settings)
+        else:
+            wanted = _default = _default or Configuration(Settings.from_environment())
+        if wanted not in _runtimes:
+            _close_in_children_of_multiprocessing()
+            _runtimes[wanted] = Runtime(wanted)
+        return _runtimes[wanted]
+
+
+def shutdown(grace_s: float = _EXIT_GRACE_S) -> None:
+    """Stop every worker of this process and free the models; the next call starts anew.
+
+    grace_s: how long a running job may take to finish; then it goes back to the queue. Called at
+    exit without a grace.
+    """
+    with _lock:
+        running = list(_runtimes.values())
+        _runtimes.clear()
+    for each in running:
+        each.close(grace_s, _EXIT_GIVE_UP_S)
+
+
+def _close_in_children_of_multiprocessing() -> None:
+    """Its forked children end without atexit, but with the finalizers made in them."""
+    if (util := sys.modules.get("multiprocessing.util")) is not None:
+        util.Finalize(None, shutdown, exitpriority=0)
+
+
+def _start_anew() -> None:
+    """In a forked child: its threads are gone, and the database's connections are the parent's.
+
+    They are kept, not closed: closing a connection writes to the database.
+    """
+    global _lock  # noqa: PLW0603
+    _lock = threading.Lock()
+    _inherited.extend(_runtimes.values())
+    _runtimes.clear()
+
+
+atexit.register(shutdown)
+os.register_at_fork(after_in_child=_start_anew)
