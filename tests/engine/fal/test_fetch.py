@@ -117,7 +117,7 @@ def test_the_deadline_is_for_all_redirects_together(server: HostileServer) -> No
     start = time.perf_counter()
     with pytest.raises(FileDownloadError, match=r"took more than 0\.7 s"):
         fetcher.fetch(f"http://127.0.0.1:{server.port}/slow", "image_url")
-    assert 0.6 < time.perf_counter() - start < 2
+    assert 0.6 < time.perf_counter() - start < 10  # 50 redirects would take 15
 
 
 def test_an_address_that_does_not_answer_leaves_time_for_the_next(server: HostileServer) -> None:

@@ -28,7 +28,7 @@ pytestmark = pytest.mark.skipif(
 
 CHILD = Path(__file__).parents[2] / "support" / "hostile_inputs.py"
 TIMEOUT_S = 2.0
-SLACK_S = 1.5
+SLACK_S = 8.0  # for a slow or shared machine; without its deadline an input takes for ever
 """Beyond the deadline: threads of a busy machine, and decoding."""
 MAX_PEAK_MB = 160
 """Three times the 50 MiB a file may have: it is received, perhaps inflated, and decoded."""

