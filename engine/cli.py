@@ -16,6 +16,7 @@ from rich.table import Table
 from .checks import real_number
 from .cli_build import build, engines
 from .cli_export import export
+from .cli_reports import doctor, info, plain
 from .cli_verify import verify
 from .errors import InvalidInput, LightfillError
 
@@ -33,6 +34,8 @@ app.command()(export)
 app.command()(build)
 app.command()(engines)
 app.command()(verify)
+app.command()(doctor)
+app.command()(info)
 _screen = Console(stderr=True)
 _out = Console()
 
@@ -184,57 +187,6 @@ def inpaint(
         _print_report(report, expanded=expand_prompt)
 
 
-@app.command()
-def doctor() -> None:
-    """Show what this machine can run, and how to get what is missing."""
-    from . import doctor as findings
-
-    _out.print(f"[bold]machine[/bold]  {findings.machine()}", soft_wrap=True)
-    for name, found in findings.runtime_versions().items():
-        _out.print(f"  {name} {found}", highlight=False)
-    for title, rows in (("device", findings.devices()), ("extra", findings.extras())):
-        table = Table(title, "", "", box=None, title_justify="left")
-        for row in rows:
-            mark = "[green]yes[/green]" if row.works else "[yellow]no[/yellow]"
-            table.add_row(row.name, mark, _plain(row.detail))
-        _out.print(table)
-    settings = Table("setting", "", box=None, title_justify="left")
-    for shown in findings.settings():
-        settings.add_row(shown.variable, _plain(shown.value) + (" (set)" if shown.changed else ""))
-    _out.print(settings)
-
-
-@app.command()
-def info(
-    bundle: Annotated[Path | None, typer.Argument(help="[default: the embedded model]")] = None,
-    check: Annotated[bool, typer.Option(help="Read and check every file again.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the manifest.")] = False,
-) -> None:
-    """Show what a model bundle holds."""
-    from .bundle import Bundle
-
-    opened = Bundle.open(bundle, check=check)
-    manifest = opened.manifest
-    if as_json:
-        print(json.dumps(manifest.model_dump(mode="json"), indent=1))
-        return
-    table = Table("component", "role", "graphs", "weights MB", box=None)
-    for name, part in manifest.components.items():
-        weights = manifest.files[part.weights].bytes / 1e6
-        table.add_row(name, part.role, ", ".join(part.graphs), f"{weights:.1f}")
-    steps = ", ".join(
-        f"{count} ({entry.component}, {entry.prediction})"
-        for count, entry in sorted(manifest.steps.items())
-    )
-    _out.print(f"[bold]{_plain(manifest.name)}[/bold] in {_plain(str(opened.root))}")
-    _out.print(f"from {_plain(manifest.source.checkpoint)}; natural size {manifest.natural_size}")
-    _out.print(f"steps: {steps}", highlight=False)
-    _out.print(table)
-    _out.print(f"{opened.bytes_on_disk / 1e6:.1f} MB in {len(manifest.files)} files, all as listed")
-    for licence in manifest.licences:
-        _out.print(f"licence: {licence.file} ({licence.covers})", markup=False)
-
-
 def _bytes(field: str, gigabytes: float) -> int:
     return int(real_number(field, gigabytes, 0.001, 1e6) * 1e9)
 
@@ -299,10 +251,5 @@ def _progress(*, hidden: bool) -> Progress:
 
 
 def _fail(error: LightfillError, status: int) -> None:
-    _screen.print(f"[bold red]error:[/bold red] {_plain(str(error))}", soft_wrap=True)
+    _screen.print(f"[bold red]error:[/bold red] {plain(str(error))}", soft_wrap=True)
     sys.exit(status)
-
-
-def _plain(text: str) -> str:
-    """Text that rich prints as it is, square brackets included."""
-    return text.replace("[", "\\[")

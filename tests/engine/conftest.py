@@ -33,7 +33,9 @@ def reference(private_cache: None) -> Callable[[str, base.Feed], dict[str, np.nd
         patch.setitem(base.ARITHMETIC, "cpu", "float16")
         bundle = Bundle.open()
         sessions = {
-            name: OnnxRuntimeSession(bundle, name, "cpu", SessionOptions())
+            name: OnnxRuntimeSession(
+                bundle.graph(name, "float16"), name, bundle.contract(name), "cpu", SessionOptions()
+            )
             for name in bundle.manifest.components
         }
     return lambda component, feed: sessions[component].run(feed)

@@ -10,6 +10,7 @@ from PIL import Image
 from lightfill.engine import errors
 from lightfill.engine.errors import (
     Cancelled,
+    DeviceOutOfMemory,
     DeviceUnavailable,
     FileTooLarge,
     ImageTooLarge,
@@ -27,6 +28,8 @@ TREE = [kind for kind in TREE if issubclass(kind, LightfillError)]
 def made(kind: type[LightfillError]) -> LightfillError:
     if kind is RequestInvalid:
         return RequestInvalid([{"type": "missing", "loc": ["body", "x"], "msg": "m", "input": 1}])
+    if kind is DeviceOutOfMemory:
+        return DeviceOutOfMemory("is wrong", wanted=1)
     return kind("image", "is wrong") if issubclass(kind, InvalidInput) else kind("is wrong")
 
 

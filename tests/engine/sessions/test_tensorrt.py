@@ -238,7 +238,7 @@ def test_the_prompt_expander_has_no_engines_and_says_where_it_runs(
     opened = []
     monkeypatch.setattr(
         "lightfill.engine.sessions.onnxruntime.OnnxRuntimeSession",
-        lambda bundle, name, device, options: opened.append((name, device)),
+        lambda path, name, contract, device, options: opened.append((name, device)),
     )
     open_session(bench.bundle, "prompt_expander", bench.flavour)
     assert opened == [("prompt_expander", "cpu")]
