@@ -17,6 +17,7 @@ from .checks import real_number
 from .cli_build import build, engines
 from .cli_export import export
 from .cli_reports import doctor, info, plain
+from .cli_serve import serve
 from .cli_verify import verify
 from .errors import InvalidInput, LightfillError
 
@@ -34,6 +35,7 @@ app.command()(export)
 app.command()(build)
 app.command()(engines)
 app.command()(verify)
+app.command()(serve)
 app.command()(doctor)
 app.command()(info)
 _screen = Console(stderr=True)

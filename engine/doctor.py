@@ -29,8 +29,6 @@ _PACKAGES = (
 _REQUIREMENT = re.compile(
     r"""^(?P<name>[\w.-]+)(\[.*?\])?.*;.*extra == ["'](?P<extra>[\w-]+)["']"""
 )
-_NOT_YET = {"serve"}
-"""Extras whose devices or commands this version does not have yet."""
 
 
 @dataclass(frozen=True)
@@ -95,8 +93,6 @@ def extras() -> Iterator[Finding]:
     for extra, packages in needed.items():
         missing = [package for package in packages if _version(package) is None]
         detail = f"missing {', '.join(missing)}: `pip install 'lightfill[{extra}]'`"
-        if extra in _NOT_YET:
-            detail = "not used by this version yet"
         yield Finding(extra, works=not missing, detail="installed" if not missing else detail)
 
 

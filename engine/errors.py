@@ -30,6 +30,7 @@
         StartTimeout      504 startup_timeout            no worker began before the deadline
         WorkerLost        503 runner_disconnected        the job's workers died, time after time
         DatabaseUnavailable 503 runner_connection_error  the job database cannot be used
+      ServerUnavailable   503 runner_connection_error    a server that cannot be started
       ExportError         500 internal_error             a checkpoint that cannot be exported
 
 Each class carries the HTTP status and fal's `error_type` (fal protocol, "Errors"). Every message is
@@ -225,6 +226,13 @@ class WorkerLost(QueueError):
 
 class DatabaseUnavailable(QueueError):
     """The job database cannot be opened, reached, read or written."""
+
+    http_status = 503
+    error_type = "runner_connection_error"
+
+
+class ServerUnavailable(LightfillError):
+    """`lightfill serve` cannot start: its address is taken, or a part is not installed."""
 
     http_status = 503
     error_type = "runner_connection_error"

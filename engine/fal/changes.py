@@ -1,7 +1,7 @@
 """Wakes threads of this process that wait for a job, or for work; other processes are polled."""
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 WORK = ""
@@ -14,29 +14,35 @@ def cancellation(request_id: str) -> str:
 
 
 class Changes:
-    """Events by key. An announcement nobody watches for is forgotten."""
+    """Announcements by key. One that nobody listens for is forgotten."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._watchers: dict[str, set[threading.Event]] = {}
+        self._listeners: dict[str, set[Callable[[], object]]] = {}
+
+    @contextmanager
+    def listen(self, key: str, told: Callable[[], object]) -> Iterator[None]:
+        """Call `told`, which must not block, in the thread of every `announce(key)` from now on."""
+        with self._lock:
+            self._listeners.setdefault(key, set()).add(told)
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._listeners[key].discard(told)
+                if not self._listeners[key]:
+                    del self._listeners[key]
 
     @contextmanager
     def watch(self, key: str) -> Iterator[threading.Event]:
         """An event that is set by every `announce(key)` from here on."""
         changed = threading.Event()
-        with self._lock:
-            self._watchers.setdefault(key, set()).add(changed)
-        try:
+        with self.listen(key, changed.set):
             yield changed
-        finally:
-            with self._lock:
-                self._watchers[key].discard(changed)
-                if not self._watchers[key]:
-                    del self._watchers[key]
 
     def announce(self, *keys: str) -> None:
-        """Wake everyone who watches one of `keys`."""
+        """Wake everyone who listens to one of `keys`."""
         with self._lock:
             for key in keys:
-                for changed in self._watchers.get(key, ()):
-                    changed.set()
+                for told in self._listeners.get(key, ()):
+                    told()

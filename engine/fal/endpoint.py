@@ -1,16 +1,20 @@
 """One request of fal's endpoint: its arguments through an Inpainter to its output."""
 
+import logging
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, Self
 
+import numpy as np
+
 from ..denoise import Progress
-from ..errors import Cancelled, InvalidInput, SessionError
+from ..errors import Cancelled, EngineNotBuilt, InvalidInput, SessionError
 from ..pipeline import Inpainter
 from ..request import resolve_image_size
 from ..result import Result, Timings
+from ..sessions import ENGINE_DEVICES
 from ..textual_inversion import Embedding
 from .embeddings import resolved
 from .files import Files
@@ -20,6 +24,9 @@ from .settings import Settings
 
 OnLog = Callable[[str], None]
 _SEEDS = 2**64
+_WARM_UP_SIDE = 64
+
+logger = logging.getLogger(__name__)
 
 
 class Endpoint:
@@ -120,6 +127,24 @@ class Endpoint:
                     max_pixels=self._settings.max_pixels,
                 )
             return self._inpainter
+
+    def warm_up(self) -> None:
+        """Open the Inpainter and paint a grey picture, so that the first request waits for nothing.
+
+        64x64 pixels, or on TensorRT the model's natural size, whose engines are loaded.
+        Raises what a request would; an engine that is not built is only logged: others may be.
+        """
+        inpainter = self.open()
+        manifest = inpainter.bundle.manifest
+        on_engines = inpainter.device in ENGINE_DEVICES
+        side = manifest.natural_size if on_engines else _WARM_UP_SIDE
+        grey = np.full((side, side, 3), 128, np.uint8)
+        try:
+            inpainter(
+                grey, grey, "warm-up", image_size=(side, side), steps=min(manifest.steps), seed=0
+            )
+        except EngineNotBuilt as error:
+            logger.warning("no warm-up at %dx%d: %s", side, side, error)
 
     def close(self) -> None:
         """Free the Inpainter if this endpoint opened it. Closing twice is fine."""

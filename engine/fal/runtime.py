@@ -65,7 +65,10 @@ class Runtime:
             lease_s=settings.lease_s,
         )
         self._configuration = configuration
-        self._worker = Worker(self.queue, self._run, heartbeat_s=settings.heartbeat_s)
+        self._workers = [
+            Worker(self.queue, self._run, heartbeat_s=settings.heartbeat_s)
+            for _ in range(settings.workers)
+        ]
         self._endpoint: Endpoint | None = None
         self._lock = threading.Lock()
         self._works = False
@@ -73,36 +76,56 @@ class Runtime:
         self._swept: float | None = None
 
     def work(self) -> None:
-        """See to it that a worker of this process takes jobs, if it may have one."""
+        """See to it that the workers of this process take jobs, if it may have any."""
         with self._lock:
             if self._configuration.worker and not self._works and not self._closed:
-                self._worker.start()
+                for worker in self._workers:
+                    worker.start()
                 self._works = True
 
-    def close(self, grace_s: float, give_up_s: float) -> None:
-        """Stop the worker (`Worker.stop`), then close the model and the database."""
+    def stop_work(self, grace_s: float, give_up_s: float) -> bool:
+        """Stop the workers, all at once (`Worker.stop`); whether their threads have ended."""
         with self._lock:
             self._closed = True
-        if self._works and not self._worker.stop(grace_s, give_up_s):
-            return  # its thread still uses them, and ends with the process
+            stopping = self._workers if self._works else []
+        for worker in stopping:
+            worker.retire()
+        over = time.monotonic() + grace_s
+        ended = [worker.stop(max(0.0, over - time.monotonic()), give_up_s) for worker in stopping]
+        return all(ended)
+
+    def close(self, grace_s: float, give_up_s: float) -> None:
+        """Stop the workers, then close the model and the database."""
+        if not self.stop_work(grace_s, give_up_s):
+            return  # their threads still use them, and end with the process
         if self._endpoint is not None:
             self._endpoint.close()
         self.queue.close()
+
+    def warm_up(self) -> None:
+        """Open the model and run it once; raises what a first request would."""
+        self.endpoint.warm_up()
+
+    @property
+    def endpoint(self) -> "Endpoint":
+        """What runs the jobs, made at first use."""
+        from .endpoint import Endpoint
+
+        with self._lock:
+            if self._endpoint is None:
+                given = self._configuration.inpainter
+                self._endpoint = Endpoint(self.settings, given, self.files)
+            return self._endpoint
 
     def _run(
         self, claim: "Claim", log: Callable[[str], None], cancelled: Callable[[], bool]
     ) -> tuple[int, dict[str, Any], dict[str, float]]:
         """In the worker's thread: the endpoint's output for one job."""
-        from .endpoint import Endpoint
-
         if self._swept is None or time.monotonic() - self._swept > _SWEEP_S:
             self.queue.sweep()
             self.files.sweep()
             self._swept = time.monotonic()
-        if self._endpoint is None:
-            given = self._configuration.inpainter
-            self._endpoint = Endpoint(self.settings, given, self.files)
-        output = self._endpoint.run(
+        output = self.endpoint.run(
             claim.arguments, on_log=log, cancelled=cancelled, owner=claim.owner
         )
         return 200, output, {}

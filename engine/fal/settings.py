@@ -18,6 +18,7 @@ DAY_S = 86_400.0
 
 logger = logging.getLogger(__name__)
 
+_MAY_BE_ZERO = ("max_redirects", "port", "workers", "shutdown_grace_s")
 _PASSWORD = re.compile(r"(?<=://)([^:@/]*:).*(?=@)")
 _PASSWORD_PARAMETER = re.compile(r"([?&]\w*password=)[^&]*", re.IGNORECASE)
 
@@ -52,6 +53,17 @@ class Settings:
     max_upload_bytes: limit of one stored file.
     max_pixels: larger pictures are refused from their header.
     allow_private_addresses: whether callers' URLs may reach this machine and its network.
+
+    Of `lightfill serve` only:
+    host, port: where it listens; port 0 is any that is free.
+    workers: jobs this process runs at a time; 0 leaves them to other processes.
+    authentication: whether callers need a key of `lightfill keys`; None: unless host is loopback.
+    private_files: whether stored files need their owner's key, too, and not their URL alone.
+    cors_origins: origins, separated by commas, whose pages may call; "*": all; None: all if callers
+        need keys, else none but the server's own.
+    max_request_bytes: limit of a request's JSON.
+    requests_per_minute: limit of submits and uploads by one key, or one address without keys.
+    shutdown_grace_s: how long a running job may take when the server stops.
     """
 
     data_dir: Path = field(default_factory=_user_data)
@@ -72,6 +84,15 @@ class Settings:
     max_upload_bytes: int = 1 << 30
     max_pixels: int = MAX_PIXELS
     allow_private_addresses: bool = False
+    host: str = "127.0.0.1"
+    port: int = 8765
+    workers: int = 1
+    authentication: bool | None = None
+    private_files: bool = False
+    cors_origins: str | None = None
+    max_request_bytes: int = 160 << 20
+    requests_per_minute: int | None = None
+    shutdown_grace_s: float = 30.0
 
     def __post_init__(self) -> None:
         for item in fields(self):
@@ -132,7 +153,7 @@ class Settings:
             yield Shown(_variable(item.name), text, changed)
 
     def _check_number(self, name: str, value: float) -> None:
-        lowest = 0 if name == "max_redirects" else 1 if type(value) is int else 0.001
+        lowest = 0 if name in _MAY_BE_ZERO else 1 if type(value) is int else 0.001
         if not isfinite(value) or value < lowest:
             raise _wrong(name, value, f"must be {lowest} or more")
 

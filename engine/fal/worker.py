@@ -63,6 +63,11 @@ class Worker:
         self._thread.start()
         return self
 
+    def retire(self) -> None:
+        """Take no more jobs; the running one goes on."""
+        self._stopping.set()
+        self._queue.changes.announce(WORK)
+
     def stop(self, grace_s: float = 30.0, give_up_s: float = 5.0) -> bool:
         """Take no more jobs; True once the thread has ended.
 
@@ -70,8 +75,7 @@ class Worker:
         queue; False if it has not stopped `give_up_s` later: it stays this worker's as long as
         the process lives, and becomes another's when its lease runs out.
         """
-        self._stopping.set()
-        self._queue.changes.announce(WORK)
+        self.retire()
         self._thread.join(grace_s)
         self._hurried.set()
         self._thread.join(give_up_s)

@@ -1,0 +1,109 @@
+"""The ASGI application of one site."""
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from urllib.parse import urlsplit
+
+from anyio import to_thread
+from fastapi import FastAPI
+from starlette.middleware.cors import CORSMiddleware
+
+from ... import __version__
+from ..errors import LightfillError
+from .health_routes import health_router
+from .layers import BodyLimit, OnlyThisMachine, RequestIds
+from .openapi import document
+from .queue_routes import queue_router
+from .replies import answer_errors
+from .run_routes import run_router
+from .site import Site
+
+_EXPOSED = ["x-fal-request-id", "x-fal-error-type", "etag", "retry-after", "content-range"]
+_COUNT_FOR_THEMSELVES = ("/cdn/", "/files/")
+_SWEEP_S = 3600.0
+
+logger = logging.getLogger(__name__)
+
+
+def create_app(site: Site) -> FastAPI:
+    """The application; its lifespan warms the model up and starts the workers."""
+    app = FastAPI(
+        title="lightfill",
+        version=__version__,
+        summary="fal-ai/fast-lightning-sdxl/inpainting on this machine",
+        lifespan=lambda _: _life(site),
+        docs_url=None,  # Swagger's page fetches its scripts from elsewhere
+        redoc_url=None,
+        redirect_slashes=False,
+    )
+    app.state.site = site
+    for router in (queue_router, run_router, health_router):
+        app.include_router(router(site))
+    document(app)
+    answer_errors(app)
+    _add_layers(app, site)
+    return app
+
+
+def _add_layers(app: FastAPI, site: Site) -> None:
+    """From the inside out; what is added last sees a request first."""
+    settings = site.settings
+    app.add_middleware(
+        BodyLimit, max_bytes=settings.max_request_bytes, unlimited=_COUNT_FOR_THEMSELVES
+    )
+    origins = _origins(site)
+    if not site.asks_for_keys:
+        hosts = [host] if (host := urlsplit(str(settings.public_url)).hostname) else []
+        app.add_middleware(OnlyThisMachine, hosts=hosts, origins=origins)
+    app.add_middleware(
+        CORSMiddleware,
+        allow_origins=origins,
+        allow_methods=["GET", "HEAD", "POST", "PUT", "OPTIONS"],
+        allow_headers=["*"],
+        expose_headers=_EXPOSED,
+    )
+    app.add_middleware(RequestIds)
+
+
+def _origins(site: Site) -> list[str]:
+    given = site.settings.cors_origins
+    if given is None:
+        return ["*"] if site.asks_for_keys else []
+    return [origin.strip().rstrip("/") for origin in given.split(",") if origin.strip()]
+
+
+@asynccontextmanager
+async def _life(site: Site) -> AsyncIterator[None]:
+    """What runs beside the requests, from start to stop."""
+    tasks = [asyncio.create_task(work(site)) for work in (_warm_up, _sweep)]
+    try:
+        yield
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await to_thread.run_sync(site.close)
+
+
+async def _warm_up(site: Site) -> None:
+    """Open the model and run it once; only then are jobs taken."""
+    if site.settings.workers:
+        try:
+            await to_thread.run_sync(site.runtime.warm_up)
+        except LightfillError as error:
+            logger.critical("the model cannot be run: %s", error)
+            site.failures.append(str(error))
+            return
+        site.runtime.work()
+    site.ready.set()
+
+
+async def _sweep(site: Site) -> None:
+    """Delete what has outlived its retention, now and then."""
+    while True:
+        with suppress(LightfillError):
+            await site.in_thread(site.queue.sweep)
+            await site.in_thread(site.files.sweep)
+        await asyncio.sleep(_SWEEP_S)

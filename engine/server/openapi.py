@@ -1,0 +1,186 @@
+"""What the OpenAPI document says of the routes: fal's own schema, states and codes."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from fastapi import FastAPI
+from fastapi.openapi.utils import get_openapi
+
+from ..fal import schema
+
+_COMPONENTS = "#/components/schemas/"
+_INPUT, _OUTPUT = "InpaintingLightningInput", "Output"
+
+
+def _reference(name: str) -> dict[str, str]:
+    return {"$ref": f"{_COMPONENTS}{name}"}
+
+
+def _json(description: str, name: str) -> dict[str, Any]:
+    return {
+        "description": description,
+        "content": {"application/json": {"schema": _reference(name)}},
+    }
+
+
+def _route(replies: Mapping[int, dict[str, Any]], *, takes_input: bool = False) -> dict[str, Any]:
+    """Keyword arguments of a FastAPI route."""
+    documented: dict[str, Any] = {
+        "responses": {
+            401: _json("No key, or one that is not known.", "Error"),
+            429: _json("Too many requests; come back after Retry-After.", "Error"),
+            503: _json("The server cannot do this now.", "Error"),
+            **replies,
+        },
+    }
+    if takes_input:
+        body = {"required": True, "content": {"application/json": {"schema": _reference(_INPUT)}}}
+        documented["openapi_extra"] = {"requestBody": body}
+    return documented
+
+
+_EVENTS = {
+    "description": "Events.",
+    "content": {"text/event-stream": {"schema": {"type": "string"}}},
+}
+_UNKNOWN = _json("No such request.", "Error")
+_MISTAKES = _json("The arguments are wrong.", "ValidationErrors")
+_TOO_LARGE = _json("The body is larger than the server takes.", "Error")
+_GAVE_UP = _json("The caller left.", "Error")
+_FAILED = _json("The request's own error.", "Error")
+
+SUBMIT = _route(
+    {200: _json("Queued.", "QueueStatus"), 413: _TOO_LARGE, 422: _MISTAKES}, takes_input=True
+)
+STATUS = _route(
+    {
+        200: _json("Completed.", "QueueStatus"),
+        202: _json("Waits or runs.", "QueueStatus"),
+        404: _UNKNOWN,
+        422: _MISTAKES,
+    }
+)
+STREAM = _route({200: _EVENTS, 404: _UNKNOWN, 422: _MISTAKES})
+RESULT = _route(
+    {
+        200: _json("The output.", _OUTPUT),
+        400: _json("Not there yet.", "QueueStatus"),
+        404: _UNKNOWN,
+        422: _MISTAKES,
+        499: _GAVE_UP,
+        500: _FAILED,
+        504: _FAILED,
+    }
+)
+CANCEL = _route(
+    {
+        202: _json("It is told to stop.", "Cancellation"),
+        400: _json("It was completed already.", "Cancellation"),
+        404: _json("No such request.", "Cancellation"),
+    }
+)
+RUN = _route(
+    {
+        200: _json("The output.", _OUTPUT),
+        413: _TOO_LARGE,
+        422: _MISTAKES,
+        499: _GAVE_UP,
+        500: _FAILED,
+        504: _FAILED,
+    },
+    takes_input=True,
+)
+RUN_STREAM = _route({200: _EVENTS, 413: _TOO_LARGE, 422: _MISTAKES}, takes_input=True)
+
+_TEXT = {"type": "string"}
+_STATUS_SCHEMA: dict[str, Any] = {
+    "type": "object",
+    "required": ["status", "request_id", "response_url", "status_url", "cancel_url"],
+    "properties": {
+        "status": {"type": "string", "enum": ["IN_QUEUE", "IN_PROGRESS", "COMPLETED"]},
+        "request_id": _TEXT,
+        "response_url": _TEXT,
+        "status_url": _TEXT,
+        "cancel_url": _TEXT,
+        "queue_position": {"type": "integer", "description": "Requests ahead; only IN_QUEUE."},
+        "logs": {"anyOf": [{"type": "array", "items": {"type": "object"}}, {"type": "null"}]},
+        "metrics": {"type": "object"},
+        "error": {"type": "string", "description": "Only of a request that failed."},
+        "error_type": _TEXT,
+        "detail": {"type": "string", "description": "Only where a result is not there yet."},
+    },
+}
+_SCHEMAS: dict[str, Any] = {
+    "QueueStatus": _STATUS_SCHEMA,
+    "Cancellation": {
+        "type": "object",
+        "required": ["status"],
+        "properties": {
+            "status": {
+                "type": "string",
+                "enum": ["CANCELLATION_REQUESTED", "ALREADY_COMPLETED", "NOT_FOUND"],
+            }
+        },
+    },
+    "Error": {
+        "type": "object",
+        "required": ["detail"],
+        "properties": {
+            "detail": {"anyOf": [_TEXT, {"type": "array", "items": {"type": "object"}}]},
+            "error_type": _TEXT,
+        },
+    },
+    "ValidationErrors": {
+        "type": "object",
+        "required": ["detail"],
+        "properties": {
+            "detail": {
+                "anyOf": [
+                    {
+                        "type": "array",
+                        "items": {
+                            "type": "object",
+                            "required": ["type", "loc", "msg"],
+                            "properties": {"type": _TEXT, "loc": {"type": "array"}, "msg": _TEXT},
+                        },
+                    },
+                    _TEXT,
+                ]
+            }
+        },
+    },
+}
+
+
+def document(app: FastAPI) -> None:
+    """Let /openapi.json hold fal's schemas word for word, keys as its security, and our routes."""
+
+    def made() -> dict[str, Any]:
+        if app.openapi_schema is None:
+            document = get_openapi(title=app.title, version=app.version, routes=app.routes,
+                                   summary=app.summary)  # fmt: skip
+            components = document.setdefault("components", {})
+            components["schemas"] = _fal_schemas() | _SCHEMAS
+            components["securitySchemes"] = {
+                "apiKeyAuth": {
+                    "type": "apiKey",
+                    "in": "header",
+                    "name": "Authorization",
+                    "description": "`Key id:secret`, a key of `lightfill keys create`.",
+                }
+            }
+            document["security"] = [{"apiKeyAuth": []}]
+            app.openapi_schema = document
+        return app.openapi_schema
+
+    app.openapi = made  # type: ignore[method-assign]
+
+
+def _fal_schemas() -> dict[str, Any]:
+    """The endpoint's input and output, and what they are made of."""
+    found: dict[str, Any] = {}
+    for name, model in ((_INPUT, schema.InpaintingInput), (_OUTPUT, schema.InpaintingOutput)):
+        made = model.model_json_schema(ref_template=f"{_COMPONENTS}{{model}}")
+        found |= made.pop("$defs", {})
+        found[name] = made
+    return found

@@ -1,0 +1,69 @@
+"""Reply and errors as HTTP, in fal's shapes (section 8)."""
+
+import logging
+from typing import Any
+
+from fastapi import FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+
+from ..errors import LightfillError
+from ..fal.reply import Reply
+from ..fal.service import reply
+from ..fal.validation import error_body, json_safe
+
+REQUEST_ID = "x-fal-request-id"
+
+logger = logging.getLogger(__name__)
+
+
+def as_response(answer: Reply) -> Response:
+    """The reply's status, headers and JSON on the wire."""
+    return Response(answer.content, answer.status_code, answer.headers)
+
+
+def json_response(
+    body: Any, status_code: int = 200, headers: dict[str, str] | None = None
+) -> Response:
+    """`body` as compact JSON."""
+    return as_response(
+        Reply(status_code, body, {"content-type": "application/json"} | (headers or {}))
+    )
+
+
+def answer_errors(app: FastAPI) -> None:
+    """Let every error of `app`'s routes be fal's: JSON with `detail`, never a redirect or HTML."""
+
+    @app.exception_handler(LightfillError)
+    async def on_ours(request: Request, error: LightfillError) -> Response:
+        status_code, body = error_body(error)
+        if status_code >= 500:
+            logger.error("%s %s: %s", request.method, request.url.path, error)
+        return _error(request, status_code, body)
+
+    @app.exception_handler(RequestValidationError)
+    async def on_invalid(request: Request, error: RequestValidationError) -> Response:
+        items = [
+            {"type": each["type"], "loc": each["loc"], "msg": each["msg"],
+             "input": json_safe(each["input"])}
+            for each in error.errors()
+        ]  # fmt: skip
+        return _error(request, 422, {"detail": items})
+
+    @app.exception_handler(HTTPException)
+    async def on_http(request: Request, error: HTTPException) -> Response:
+        detail = error.detail
+        if error.status_code == 404 and detail == "Not Found":
+            detail = f"Path {request.url.path} not found"
+        response = _error(request, error.status_code, {"detail": detail})
+        response.headers.update(error.headers or {})
+        return response
+
+    @app.exception_handler(Exception)
+    async def on_fault(request: Request, error: Exception) -> Response:
+        logger.error("%s %s failed", request.method, request.url.path, exc_info=error)
+        return _error(request, *error_body(error))
+
+
+def _error(request: Request, status_code: int, body: dict[str, Any]) -> Response:
+    return as_response(reply(status_code, body, request.scope["lightfill.request_id"]))

@@ -1,0 +1,66 @@
+"""What the routes of one server work on."""
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, ParamSpec, TypeVar
+
+from anyio import CapacityLimiter, to_thread
+
+from ..fal.files import Files
+from ..fal.queue import JobQueue
+from ..fal.runtime import Configuration, Runtime
+from ..fal.service import Service
+from ..fal.settings import Settings
+
+P = ParamSpec("P")
+T = TypeVar("T")
+_GIVE_UP_S = 5.0
+_THREADS = 32
+"""Calls of the database and the disk that may wait at a time; they take a millisecond each."""
+
+
+@dataclass(frozen=True)
+class Site:
+    """One server's queue, files and state. `settings.public_url` must be set.
+
+    ready: set once the model is warm; failed: why it cannot be. stopping: set when the server
+    takes its leave, for replies that would otherwise wait on.
+    """
+
+    settings: Settings
+    runtime: Runtime
+    service: Service
+    ready: asyncio.Event = field(default_factory=asyncio.Event)
+    stopping: asyncio.Event = field(default_factory=asyncio.Event)
+    failures: list[str] = field(default_factory=list)
+    _threads: CapacityLimiter = field(default_factory=lambda: CapacityLimiter(_THREADS))
+
+    @classmethod
+    def of(cls, settings: Settings, **configuration: Any) -> "Site":
+        """The site of these settings; opens the database, not the model."""
+        runtime = Runtime(Configuration(settings, **configuration))
+        return cls(settings, runtime, Service(runtime.queue, f"{settings.public_url}/queue"))
+
+    @property
+    def queue(self) -> JobQueue:
+        return self.runtime.queue
+
+    @property
+    def files(self) -> Files:
+        return self.runtime.files
+
+    @property
+    def asks_for_keys(self) -> bool:
+        """Whether every caller must show a key."""
+        return bool(self.settings.authentication)
+
+    def close(self) -> None:
+        """Give running jobs back to the queue, and close the model and the database."""
+        self.runtime.close(0.0, _GIVE_UP_S)
+
+    async def in_thread(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """What `function`, which may block for the database or the disk, returns."""
+        call = partial(function, *args, **kwargs)
+        return await to_thread.run_sync(call, limiter=self._threads)
