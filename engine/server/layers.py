@@ -1,8 +1,8 @@
 """ASGI layers around the routes: request ids, sizes, trailing slashes, hosts and origins."""
 
+import re
 import uuid
 from collections.abc import Iterable
-from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -12,6 +12,7 @@ from .replies import REQUEST_ID, as_response
 
 _SAFE = {"GET", "HEAD", "OPTIONS"}
 _CLEANED = ("/queue/", "/run/")
+_HOST = re.compile(r"(\[[0-9a-f:.]+\]|[^:\[\]/@]+)(?::[0-9]+)?")
 
 
 class RequestIds:
@@ -43,7 +44,8 @@ class RequestIds:
 class BodyLimit:
     """Refuses bodies over `max_bytes` with 413, those sent in chunks when they pass it.
 
-    unlimited: beginnings of paths that count for themselves (uploads of files).
+    FastAPI's own limit answers in plain text, whose body fal's JavaScript clients lose. unlimited:
+    beginnings of paths that count for themselves (uploads of files).
     """
 
     def __init__(self, app: ASGIApp, max_bytes: int, unlimited: tuple[str, ...]) -> None:
@@ -113,10 +115,11 @@ class OnlyThisMachine:
     def _problem(self, scope: Scope) -> str | None:
         headers = Headers(scope=scope)
         host, origin = headers.get("host", ""), headers.get("origin")
-        if urlsplit(f"//{host}").hostname not in self._hosts:
+        named = _HOST.fullmatch(host.lower())
+        if named is None or named[1].strip("[]") not in self._hosts:
             return f"This server is not {host[:100]}; set --public-url, or ask callers for keys."
         if origin is None or "*" in self._origins or origin in self._origins:
             return None
-        if urlsplit(origin).netloc == host:
+        if origin in {f"http://{host}", f"https://{host}"}:
             return None
         return f"Pages of {origin[:100]} may not call this server; set --cors-origins."
