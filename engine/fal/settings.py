@@ -156,6 +156,8 @@ class Settings:
         lowest = 0 if name in _MAY_BE_ZERO else 1 if type(value) is int else 0.001
         if not isfinite(value) or value < lowest:
             raise _wrong(name, value, f"must be {lowest} or more")
+        if name == "port" and value > 65_535:
+            raise _wrong(name, value, "must be at most 65535")
 
     def _check_together(self) -> None:
         if self.max_pixels > PILLOW_MAX_PIXELS:
