@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from ..pipeline import Inpainter
     from .endpoint import Endpoint
     from .job import Claim
+    from .worker import Run
 
 _SWEEP_S = 3600.0
 _EXIT_GRACE_S, _EXIT_GIVE_UP_S = 0.0, 10.0
@@ -34,12 +35,14 @@ class Configuration:
     """What a runtime is made of.
 
     inpainter: an open one of the caller's, in place of the one `settings` name. worker: whether
-    this process runs jobs; if not, others on the same database must.
+    this process runs jobs; if not, others on the same database must. run: what is done with a job
+    in place of the model (`engine.fal.worker`), to measure or to test everything around it.
     """
 
     settings: Settings
     inpainter: "Inpainter | None" = None
     worker: bool = True
+    run: "Run | None" = None
 
 
 class Runtime:
@@ -66,7 +69,7 @@ class Runtime:
         )
         self._configuration = configuration
         self._workers = [
-            Worker(self.queue, self._run, heartbeat_s=settings.heartbeat_s)
+            Worker(self.queue, configuration.run or self._run, heartbeat_s=settings.heartbeat_s)
             for _ in range(settings.workers)
         ]
         self._endpoint: Endpoint | None = None
@@ -104,7 +107,8 @@ class Runtime:
 
     def warm_up(self) -> None:
         """Open the model and run it once; raises what a first request would."""
-        self.endpoint.warm_up()
+        if self._configuration.run is None:
+            self.endpoint.warm_up()
 
     @property
     def endpoint(self) -> "Endpoint":
