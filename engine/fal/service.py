@@ -109,7 +109,9 @@ class Service:
 
 def reply(code: int, body: Any, request_id: str, *, seen: Any = None) -> Reply:
     """The reply with the headers fal sends for it (sections 8 and 11)."""
-    headers = {"content-type": "application/json", "x-fal-request-id": request_id}
+    headers = {"content-type": "application/json"}
+    if request_id.isascii() and request_id.isprintable():  # it may be a caller's, of an unknown job
+        headers["x-fal-request-id"] = request_id
     kind = body.get("error_type") if isinstance(body, Mapping) else None
     if code >= 400 and kind:
         headers["x-fal-error-type"] = str(kind)

@@ -41,7 +41,7 @@ def _route(replies: Mapping[int, dict[str, Any]], *, takes_input: bool = False) 
 
 _EVENTS = {
     "description": "Events.",
-    "content": {"text/event-stream": {"schema": {"type": "string"}}},
+    "content": {"text/event-stream": {}},
 }
 _UNKNOWN = _json("No such request.", "Error")
 _MISTAKES = _json("The arguments are wrong.", "ValidationErrors")
@@ -77,6 +77,7 @@ CANCEL = _route(
         202: _json("It is told to stop.", "Cancellation"),
         400: _json("It was completed already.", "Cancellation"),
         404: _json("No such request.", "Cancellation"),
+        422: _MISTAKES,
     }
 )
 RUN = _route(
