@@ -113,7 +113,8 @@ def test_the_stream_tells_every_state_and_each_log_once(
         ("GET", "/requests/unknown/status/stream", 404), ("PUT", "/requests/unknown/cancel", 404),
         ("POST", "/another", 404), ("DELETE", "/requests/unknown", 405),
         ("GET", "/requests/unknown/status?logs=perhaps", 422),
-        ("GET", "/requests/%C3%99%0D%0A%00/status", 404), ("PUT", "/requests/%ED%A0%80/cancel", 404),
+        ("GET", "/requests/%C3%99%0D%0A%00/status", 404),
+        ("PUT", "/requests/%ED%A0%80/cancel", 404),
     ],
 )  # fmt: skip
 def test_what_is_not_there(server: RunningServer, method: str, path: str, status: int) -> None:
