@@ -20,7 +20,7 @@ CHECKS = (
     "content_type_conformance",
     "response_schema_conformance",
 )
-"""Not those that expect an invalid body to be refused: the queue takes it, its result is the 422."""
+"""Not those that expect a wrong body to be refused: the queue takes it, its result is the 422."""
 INSTANT = """
 from lightfill.engine.fal.endpoint import Endpoint
 from lightfill.engine.fal.schema import validated
