@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from ..pipeline import Inpainter
     from .endpoint import Endpoint
     from .job import Claim
+    from .observer import JobObserver
 
 _SWEEP_S = 3600.0
 _EXIT_GRACE_S, _EXIT_GIVE_UP_S = 0.0, 10.0
@@ -34,12 +35,14 @@ class Configuration:
     """What a runtime is made of.
 
     inpainter: an open one of the caller's, in place of the one `settings` name. worker: whether
-    this process runs jobs; if not, others on the same database must.
+    this process runs jobs; if not, others on the same database must. observer: told what becomes of
+    jobs.
     """
 
     settings: Settings
     inpainter: "Inpainter | None" = None
     worker: bool = True
+    observer: "JobObserver | None" = None
 
 
 class Runtime:
@@ -63,6 +66,7 @@ class Runtime:
             max_length=settings.max_queue_length,
             retention_s=settings.job_retention_s,
             lease_s=settings.lease_s,
+            observer=configuration.observer,
         )
         self._configuration = configuration
         self._workers = [

@@ -45,8 +45,8 @@ def test_another_versions_tables_are_left_alone(
 ) -> None:
     Database(database_url).close()
     Database(database_url).close()
-    monkeypatch.setattr(jobs_table, "SCHEMA_VERSION", 2)
-    with pytest.raises(DatabaseUnavailable, match="has schema 1, this lightfill 2"):
+    monkeypatch.setattr(jobs_table, "SCHEMA_VERSION", 3)
+    with pytest.raises(DatabaseUnavailable, match="has schema 2, this lightfill 3"):
         Database(database_url)
 
 
