@@ -60,7 +60,7 @@ class Site:
         deliverer = Deliverer(
             Outbox(runtime.queue.database),
             runtime.queue.changes,
-            Poster(timeout_s=policy.timeout_s, allow_private=private),
+            Poster(timeout_s=policy.timeout_s, allow_private=private, resolve=policy.resolve),
             signer,
             policy,
             metrics.attempted,

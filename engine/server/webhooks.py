@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from ..errors import DatabaseUnavailable
+from ..fal.addresses import Resolve, system_resolve
 from ..fal.changes import WEBHOOKS, Changes
 from ..fal.outbox import Delivery, Outbox
 from ..fal.post import NotPosted, Poster
@@ -39,6 +40,7 @@ class WebhookPolicy:
     timeout_s: for one attempt. lease_s: after that long without a word from the server that has
         it, another sends it. poll_s: how soon what other processes left is noticed.
     places, places_each: attempts under way at a time, in all and to one receiver.
+    resolve: who tells receivers' addresses.
     """
 
     retry_delays_s: tuple[float, ...] = tuple(7.0 * 2**n for n in range(10))
@@ -48,6 +50,7 @@ class WebhookPolicy:
     poll_s: float = 0.5
     places: int = 32
     places_each: int = 4
+    resolve: Resolve = system_resolve
 
 
 class Deliverer:
