@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import httpcore2
@@ -54,11 +55,10 @@ class Budget:
 
 @dataclass(frozen=True)
 class Guard:
-    """How callers' hosts are reached: who resolves them, whether private addresses will do, TLS."""
+    """How callers' hosts are reached: who resolves them, and whether private addresses will do."""
 
     resolve: Resolve
     allow_private: bool
-    tls: ssl.SSLContext = field(default_factory=httpcore2.default_ssl_context)
 
     @contextmanager
     def exchange(
@@ -83,11 +83,16 @@ class Guard:
             (b"Connection", b"close"),
             *headers,
         ]
+        tls = self._tls if url.scheme == "https" else None
         with (
-            httpcore2.ConnectionPool(self.tls, network_backend=backend) as pool,
+            httpcore2.ConnectionPool(tls, network_backend=backend) as pool,
             pool.stream(method, address, headers=headers, content=content) as response,
         ):
             yield response
+
+    @cached_property
+    def _tls(self) -> ssl.SSLContext:
+        return httpcore2.default_ssl_context()  # reads every root: once, and only if it is used
 
 
 class GuardedBackend(httpcore2.NetworkBackend):

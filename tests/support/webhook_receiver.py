@@ -7,6 +7,7 @@ that it shares no code with the signing.
 import base64
 import hashlib
 import json
+import ssl
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -42,14 +43,16 @@ class Told:
 class Receiver:
     """What came, and what is answered. `location`: where it redirects, for a status of 3xx."""
 
-    def __init__(self, address: str = "127.0.0.1", port: int = 0) -> None:
+    def __init__(self, address: str, port: int, tls: ssl.SSLContext | None) -> None:
         self.told: list[Told] = []
         self.answer: Answer = lambda _: 200
         self.location: str | None = None
         self._came = threading.Condition()
         self._server = ThreadingHTTPServer((address, port), self._handler())
+        if tls is not None:
+            self._server.socket = tls.wrap_socket(self._server.socket, server_side=True)
         self.port: int = self._server.server_address[1]
-        self.url = f"http://{address}:{self.port}"
+        self.url = f"http{'s' if tls else ''}://{address}:{self.port}"
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.02,))
         self._thread.start()
 
@@ -100,9 +103,11 @@ class Receiver:
 
 
 @contextmanager
-def receiving(address: str = "127.0.0.1", port: int = 0) -> Iterator[Receiver]:
+def receiving(
+    address: str = "127.0.0.1", port: int = 0, tls: ssl.SSLContext | None = None
+) -> Iterator[Receiver]:
     """A receiver on any free port, or on `port`."""
-    receiver = Receiver(address, port)
+    receiver = Receiver(address, port, tls)
     try:
         yield receiver
     finally:

@@ -1,14 +1,17 @@
 """Sending to callers' URLs: who is reached, what is sent, what counts as accepted."""
 
 import socket
+import ssl
 import sys
 import threading
 import time
 from collections.abc import Iterator
 from ipaddress import ip_address
+from pathlib import Path
 from typing import Any
 
 import pytest
+import trustme
 from hostile_server import HostileServer, ok, redirect, repeating, serving
 from webhook_receiver import Receiver, receiving
 
@@ -169,3 +172,17 @@ def test_a_refusal_with_a_long_page_is_a_refusal(server: HostileServer) -> None:
     for path, status in (("page", 500), ("elsewhere", 302)):
         problem = refusal(poster(), f"http://127.0.0.1:{server.port}/{path}")
         assert f"status {status}" in str(problem)
+
+
+def test_tls_is_verified_for_the_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    authority = trustme.CA()
+    authority.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
+    monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "ca.pem"))
+    tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert("a.test").configure_cert(tls)
+    with receiving(tls=tls) as receiver:
+        sender = poster(resolve=lambda host, port: ["127.0.0.1"])
+        sender.post(f"https://a.test:{receiver.port}/", b"{}", HEADERS)
+        problem = refusal(sender, f"https://b.test:{receiver.port}/")
+        assert "b.test cannot be reached (TLS failed: Hostname mismatch" in str(problem)
+        assert len(receiver.told) == 1
