@@ -2,6 +2,7 @@
 
 from fastapi import APIRouter, Depends, Request, Response
 from prometheus_client.exposition import choose_encoder
+from starlette.responses import PlainTextResponse
 
 from .callers import find_caller
 from .site import Site
@@ -12,7 +13,12 @@ def metrics_router(site: Site) -> APIRouter:
     known = [] if site.settings.public_metrics else [Depends(find_caller)]
     router = APIRouter(tags=["health"])
 
-    @router.get("/metrics", dependencies=known)
+    @router.get(
+        "/metrics",
+        dependencies=known,
+        response_class=PlainTextResponse,
+        responses={401: {"description": "No key, or one that is not known."}},
+    )
     async def metrics(request: Request) -> Response:
         """Queue, jobs, requests and webhooks in Prometheus's text formats."""
         encode, content_type = choose_encoder(request.headers.get("accept", ""))

@@ -17,6 +17,7 @@ from lightfill.engine.errors import DatabaseUnavailable
 from lightfill.engine.fal.settings import Settings
 from lightfill.engine.server import metrics_routes
 from lightfill.engine.server.metrics import Metrics
+from lightfill.engine.server.webhooks import WebhookPolicy
 
 from .conftest import ScriptedEndpoint
 
@@ -165,16 +166,16 @@ def test_error_types_stay_few(settings: Settings) -> None:
 
 
 def test_webhooks_by_outcome(settings: Settings, scripted: type[ScriptedEndpoint]) -> None:
-    with receiving() as receiver, running(settings) as server:
+    name, outcomes = "webhook_deliveries_total", ("delivered", "failed")
+    patient = WebhookPolicy(retry_delays_s=(3600.0,))
+    with receiving() as receiver, running(settings, webhooks=patient) as server:
         receiver.answer = lambda count: 503 if count == 1 else 200
         run_to_end(server, "go", fal_webhook=receiver.url)
         run_to_end(server, "go", fal_webhook=receiver.url)
-        receiver.wait_for(2)
-        while (
-            value(samples := scraped(server), "webhook_deliveries_total", outcome="delivered") < 1
-        ):
+        while not all(value(scraped(server), name, outcome=outcome) for outcome in outcomes):
             time.sleep(0.01)
-    assert value(samples, "webhook_deliveries_total", outcome="failed") == 1
+        samples = scraped(server)
+    assert [value(samples, name, outcome=outcome) for outcome in outcomes] == [1, 1]
     assert value(samples, "webhooks_pending") == 1
 
 
