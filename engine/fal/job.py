@@ -48,6 +48,7 @@ class Claim:
     """A job handed to one worker, until its lease runs out without a heartbeat.
 
     number: counts this job's claims; a worker whose number is no longer the last has lost it.
+    waited_s: from its submission to this claim.
     """
 
     request_id: str
@@ -59,6 +60,7 @@ class Claim:
     worker: str
     sequence: int
     number: int
+    waited_s: float
 
 
 def log_entry(timestamp: float, message: str, level: str) -> dict[str, Any]:

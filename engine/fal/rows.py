@@ -82,6 +82,7 @@ def claim_of(connection: Connection, row: Row[Any]) -> Claim:
         worker=row.worker,
         sequence=row.sequence,
         number=row.claims,
+        waited_s=row.started_at - row.submitted_at,
     )
 
 

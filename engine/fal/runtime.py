@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from ..pipeline import Inpainter
     from .endpoint import Endpoint
     from .job import Claim
+    from .observer import JobObserver
     from .worker import Run
 
 _SWEEP_S = 3600.0
@@ -37,12 +38,14 @@ class Configuration:
     inpainter: an open one of the caller's, in place of the one `settings` name. worker: whether
     this process runs jobs; if not, others on the same database must. run: what is done with a job
     in place of the model (`engine.fal.worker`), to measure or to test everything around it.
+    observer: told what becomes of jobs.
     """
 
     settings: Settings
     inpainter: "Inpainter | None" = None
     worker: bool = True
     run: "Run | None" = None
+    observer: "JobObserver | None" = None
 
 
 class Runtime:
@@ -66,6 +69,7 @@ class Runtime:
             max_length=settings.max_queue_length,
             retention_s=settings.job_retention_s,
             lease_s=settings.lease_s,
+            observer=configuration.observer,
         )
         self._configuration = configuration
         self._workers = [

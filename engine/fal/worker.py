@@ -147,12 +147,13 @@ class Worker:
 
     def _finish(self, claim: Claim, lease: "_Lease", outcome: Outcome) -> None:
         """Store the outcome, again and again while the database is away and the job is ours."""
+        payload_error = None
         while True:
             try:
-                stored = self._queue.finish(claim, *outcome)
+                stored = self._queue.finish(claim, *outcome, payload_error)
             except (TypeError, ValueError) as error:
                 logger.exception("request %s: its result is not JSON", claim.request_id)
-                outcome = (*error_body(error), {})
+                outcome, payload_error = (*error_body(error), {}), str(error)
             except DatabaseUnavailable:
                 if self._hurried.is_set() or lease.expired():
                     raise

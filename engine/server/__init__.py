@@ -6,6 +6,9 @@
     queue_routes.py   submit, status, result, cancel      run_routes.py   run and stream
     following.py      waiting for a request's changes in asyncio
     replies.py        Reply and errors as HTTP
+    webhooks.py       sends what completed jobs owe (webhook_*.py: body, signature, keys, places)
+    metrics.py        what is counted for Prometheus; observing.py counts and logs requests
+    server_secrets.py secrets that all servers on a database share
     serve.py          sockets, uvicorn, signals
 
 Sections (like 5.2) are those of the fal protocol, as in engine/fal.

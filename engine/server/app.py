@@ -14,11 +14,14 @@ from ... import __version__
 from ..errors import LightfillError
 from .health_routes import health_router
 from .layers import BodyLimit, OnlyThisMachine, RequestIds
+from .metrics_routes import metrics_router
+from .observing import Observed
 from .openapi import document
 from .queue_routes import queue_router
 from .replies import answer_errors
 from .run_routes import run_router
 from .site import Site
+from .webhook_routes import webhook_router
 
 _EXPOSED = ["x-fal-request-id", "x-fal-error-type", "etag", "retry-after", "content-range"]
 _COUNT_FOR_THEMSELVES = ("/cdn/", "/files/")
@@ -39,7 +42,7 @@ def create_app(site: Site) -> FastAPI:
         redirect_slashes=False,
     )
     app.state.site = site
-    for router in (queue_router, run_router, health_router):
+    for router in (queue_router, run_router, webhook_router, metrics_router, health_router):
         app.include_router(router(site))
     document(app)
     answer_errors(app)
@@ -65,6 +68,7 @@ def _add_layers(app: FastAPI, site: Site) -> None:
         expose_headers=_EXPOSED,
     )
     app.add_middleware(RequestIds)
+    app.add_middleware(Observed, metrics=site.metrics)
 
 
 def _origins(site: Site) -> list[str]:
@@ -77,6 +81,7 @@ def _origins(site: Site) -> list[str]:
 @asynccontextmanager
 async def _life(site: Site) -> AsyncIterator[None]:
     """What runs beside the requests, from start to stop."""
+    site.deliverer.start()
     tasks = [asyncio.create_task(work(site)) for work in (_warm_up, _sweep)]
     try:
         yield

@@ -3,16 +3,22 @@
 import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cache, partial
 from typing import Any, ParamSpec, TypeVar
 
 from anyio import CapacityLimiter, to_thread
 
 from ..fal.files import Files
+from ..fal.outbox import Outbox
+from ..fal.post import Poster
 from ..fal.queue import JobQueue
 from ..fal.runtime import Configuration, Runtime
 from ..fal.service import Service
 from ..fal.settings import Settings
+from .metrics import Metrics
+from .queue_gauges import QueueGauges
+from .webhook_signature import Signer
+from .webhooks import Deliverer, WebhookPolicy
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -23,7 +29,7 @@ _THREADS = 32
 
 @dataclass(frozen=True)
 class Site:
-    """One server's queue, files and state. `settings.public_url` must be set.
+    """One server's queue, files, webhooks and state. `settings.public_url` must be set.
 
     ready: set once the model is warm; failed: why it cannot be. stopping: set when the server
     takes its leave, for replies that would otherwise wait on.
@@ -32,16 +38,35 @@ class Site:
     settings: Settings
     runtime: Runtime
     service: Service
+    metrics: Metrics
+    signer: Callable[[], Signer]
+    deliverer: Deliverer
     ready: asyncio.Event = field(default_factory=asyncio.Event)
     stopping: asyncio.Event = field(default_factory=asyncio.Event)
     failures: list[str] = field(default_factory=list)
     _threads: CapacityLimiter = field(default_factory=lambda: CapacityLimiter(_THREADS))
 
     @classmethod
-    def of(cls, settings: Settings, **configuration: Any) -> "Site":
+    def of(
+        cls, settings: Settings, *, webhooks: WebhookPolicy | None = None, **configuration: Any
+    ) -> "Site":
         """The site of these settings; opens the database, not the model."""
-        runtime = Runtime(Configuration(settings, **configuration))
-        return cls(settings, runtime, Service(runtime.queue, f"{settings.public_url}/queue"))
+        metrics = Metrics(settings)
+        runtime = Runtime(Configuration(settings, observer=metrics, **configuration))
+        metrics.registry.register(QueueGauges(runtime.queue))
+        signer = cache(lambda: Signer.of(runtime.queue.database))
+        private = settings.allow_private_addresses
+        policy = webhooks or WebhookPolicy()
+        deliverer = Deliverer(
+            Outbox(runtime.queue.database),
+            runtime.queue.changes,
+            Poster(timeout_s=policy.timeout_s, allow_private=private, resolve=policy.resolve),
+            signer,
+            policy,
+            metrics.attempted,
+        )
+        service = Service(runtime.queue, f"{settings.public_url}/queue", allow_private=private)
+        return cls(settings, runtime, service, metrics, signer, deliverer)
 
     @property
     def queue(self) -> JobQueue:
@@ -58,7 +83,9 @@ class Site:
 
     def close(self) -> None:
         """Give running jobs back to the queue, and close the model and the database."""
-        self.runtime.close(0.0, _GIVE_UP_S)
+        self.runtime.stop_work(0.0, _GIVE_UP_S)
+        self.deliverer.stop()
+        self.runtime.close(0.0, 0.0)
 
     async def in_thread(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """What `function`, which may block for the database or the disk, returns."""

@@ -56,6 +56,17 @@ def test_a_job_goes_through_its_states(queue: JobQueue) -> None:
     assert (result.status_code, result.body, result.error_type) == (200, {"seed": 7}, None)
 
 
+def test_a_claim_says_how_long_the_job_waited(queue: JobQueue, clock: Any) -> None:
+    submit(queue)
+    clock.now += 2.5
+    claim = claimed(queue)
+    assert (claim.number, claim.waited_s) == (1, 2.5)
+    queue.give_back(claim)
+    clock.now += 1.5
+    again = claimed(queue)
+    assert (again.number, again.waited_s) == (2, 4.0)
+
+
 def test_normal_before_low_and_old_before_new(queue: JobQueue) -> None:
     low = [submit(queue, priority="low") for _ in range(3)]
     normal = [submit(queue) for _ in range(3)]
