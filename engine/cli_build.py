@@ -64,13 +64,15 @@ def build(
         raise InvalidInput(
             "image_size", "name the sizes to build, as --image-size square_hd, or pass --all-sizes"
         )
+    screen = Console(stderr=True)
     try:
         build_from_command_line(
             bundle=bundle, sizes=sizes, steps=steps, batch=batch or [1], device=device, gpu=gpu,
             optimization_level=optimization_level, workspace=workspace, jobs=jobs,
-            engines=engines, dry_run=dry_run, screen=Console(stderr=True),
+            engines=engines, dry_run=dry_run, screen=screen,
         )  # fmt: skip
     except KeyboardInterrupt:
+        screen.print("stopped: engines that were finished stay; the same command goes on")
         raise typer.Exit(EXIT_INTERRUPTED) from None
 
 

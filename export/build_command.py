@@ -135,9 +135,10 @@ def _bytes(text: str) -> int:
 
 
 class _Screen(BuildProgress):
-    """One bar per engine; TensorRT's phases tell how far it is."""
+    """One bar per engine; TensorRT's phases tell how far it is. Off a terminal, a line each."""
 
     def __init__(self, screen: Console) -> None:
+        self._screen = screen
         self._tasks: dict[str, TaskID] = {}
         self._bars = Progress(
             TextColumn("{task.fields[engine]}", markup=False),
@@ -158,6 +159,8 @@ class _Screen(BuildProgress):
 
     def begin(self, engine: PlannedEngine) -> None:
         self._tasks[engine.key.digest] = self._bars.add_task("", total=1.0, engine=engine.label)
+        if not self._screen.is_terminal:
+            self._screen.print(f"building {engine.label}", markup=False, highlight=False)
 
     def phase(self, engine: PlannedEngine, what: str, done: float) -> None:
         self._bars.update(self._tasks[engine.key.digest], description=what, completed=done)

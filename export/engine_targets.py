@@ -1,6 +1,7 @@
 """Which TensorRT builds, for which GPUs: what was asked for, if this machine can do it."""
 
 import re
+from collections.abc import Sequence
 from importlib.util import find_spec
 
 from ..engine.engine_key import FLAVOURS, Flavour, installed_version
@@ -8,7 +9,7 @@ from ..engine.errors import DeviceUnavailable, InvalidInput
 from ..engine.gpus import RTX_TARGETS, local_gpu
 
 _TARGET = re.compile(r"sm\d{2,3}")
-_TOOLS = ("filelock", "onnx", "polygraphy")
+TOOLS = ("filelock", "onnx", "polygraphy")
 _INSTALL = {
     "rtx": "TensorRT-RTX is not installed; `pip install 'lightfill[build,rtx]'` (it builds without "
     "a GPU)",
@@ -54,12 +55,12 @@ def chosen_targets(flavour: Flavour, gpus: str | None) -> tuple[str, ...]:
     return _rtx_targets(wanted) if flavour == "rtx" else _tensorrt_target(wanted)
 
 
-def require_tools() -> None:
-    """Raise DeviceUnavailable unless what builds, apart from TensorRT itself, is installed."""
-    missing = [tool for tool in _TOOLS if find_spec(tool) is None]
+def require_tools(doing: str = "building engines", tools: Sequence[str] = TOOLS) -> None:
+    """Raise DeviceUnavailable unless what that takes, TensorRT itself apart, is installed."""
+    missing = [tool for tool in tools if find_spec(tool) is None]
     if missing:
         raise DeviceUnavailable(
-            f"building engines needs {', '.join(missing)}; `pip install 'lightfill[build]'`"
+            f"{doing} needs {', '.join(missing)}; `pip install 'lightfill[build]'`"
         )
 
 

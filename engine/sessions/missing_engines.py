@@ -25,7 +25,8 @@ def build_missing(
     """Run the command that an EngineNotBuilt error names; raises BuildFailed with its words."""
     command = store.build_command(component, sizes, runtime)
     logger.warning("building engines, which takes minutes: %s", command)
-    words = [sys.executable, "-m", "lightfill", *shlex.split(command)[1:]]
+    # -P: a directory of that name where the program was started is not this package.
+    words = [sys.executable, "-P", "-m", "lightfill", *shlex.split(command)[1:]]
     ran = subprocess.run(words, capture_output=True, text=True, check=False)  # noqa: S603
     if ran.returncode:
         said = (ran.stderr or ran.stdout).strip()[-_SHOWN:]

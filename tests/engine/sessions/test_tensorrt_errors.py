@@ -267,8 +267,8 @@ def test_a_missing_engine_is_built_where_that_was_asked_for(
         session.run(feed)["prediction"], reference("unet", feed)["prediction"]
     )
     assert len(commands) == 1
-    assert commands[0][:4] == [sys.executable, "-m", "lightfill", "build"]
-    assert commands[0][5:7] == ["--image-size", "64x64"]
+    assert commands[0][:5] == [sys.executable, "-P", "-m", "lightfill", "build"]
+    assert commands[0][6:8] == ["--image-size", "64x64"]
     assert commands[0][commands[0].index("--device") + 1] == bench.flavour
     assert commands[0][commands[0].index("--engines") + 1] == str(bench.store.root)
 
