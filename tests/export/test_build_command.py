@@ -2,15 +2,17 @@
 
 import ctypes
 import json
+import os
 import re
 import shutil
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
-from engine_bundles import VERSION, Pretending, copied_demo, key_of, put
+from engine_bundles import VERSION, Pretending, copied_demo, key_of, put, request_of
 from rich.console import Console
 
 from lightfill.engine import cli, gpus
@@ -19,9 +21,11 @@ from lightfill.engine.engine_store import EngineStore
 from lightfill.engine.errors import BuildFailed, Cancelled
 from lightfill.engine.gpus import Gpu, local_gpu, local_runtimes
 from lightfill.export import build_command, engine_listing, engine_process, engine_targets, engines
+from lightfill.export.engine_lock import engine_lock
 from lightfill.export.engine_order import Order
 from lightfill.export.engine_phases import Phases
 from lightfill.export.engine_process import Builders
+from lightfill.export.engines import planned
 
 L4 = Gpu("sm89", "NVIDIA L4")
 H100 = Gpu("sm90", "NVIDIA H100 80GB HBM3")
@@ -286,27 +290,43 @@ def test_a_build_that_fails_ends_with_status_1_and_the_engines_name(
     assert ran.err.splitlines()[-1] == "error: text_encoder sm89: no [kernel]; report this"
 
 
-def test_ctrl_c_ends_with_status_130(
+def test_ctrl_c_ends_with_status_130_and_says_how_to_go_on(
     run: Run, bundle: Bundle, machine: Machine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def interrupted(*_: object) -> None:
         raise KeyboardInterrupt
 
     monkeypatch.setattr(build_command, "build_engines", interrupted)
-    assert run("build", bundle.root, *FOR_L4).status == 130
+    ran = run("build", bundle.root, *FOR_L4)
+    assert ran.status == 130
+    assert "engines that were finished stay; the same command goes on" in ran.err
 
 
-def test_bars_are_drawn_on_a_terminal(
-    bundle: Bundle, machine: Machine, builders: Pretending
+def test_off_a_terminal_every_engine_has_a_line_when_its_build_begins(
+    run: Run, bundle: Bundle, machine: Machine, builders: Pretending
 ) -> None:
-    screen = Console(force_terminal=True, width=200, record=True)
-    build_command.build_from_command_line(
-        bundle=bundle.root, sizes=[(64, 64)], steps=None, batch=[1], device=None, gpu="sm89",
-        optimization_level=None, workspace=None, jobs=1, engines=None, dry_run=False, screen=screen,
-    )  # fmt: skip
-    text = screen.export_text()
-    assert "Building engine" in text or "built" in text
-    assert "unet 64x64 sm89" in text
+    said = run("build", bundle.root, *FOR_L4).err.splitlines()
+    assert said[:5] == [
+        f"building {name} sm89"
+        for name in ("text_encoder", "text_encoder_2", "vae_encoder 512x512",
+                     "vae_decoder 512x512", "unet 512x512")
+    ]  # fmt: skip
+    assert "building" not in run("build", bundle.root, *FOR_L4).err
+
+
+def test_a_bar_on_a_terminal_shows_engine_phase_and_how_far_it_is(
+    bundle: Bundle, machine: Machine
+) -> None:
+    screen = Console(force_terminal=True, width=100, record=True, color_system=None)
+    (engine,) = planned(request_of(bundle))
+    progress = build_command._Screen(screen)
+    with progress:
+        progress.begin(engine)
+        for done in (0.25, 0.75):
+            progress.phase(engine, "Building engine", done)
+            progress._bars.refresh()
+    drawn = re.findall("text_encoder sm89 (\u2501*) +[0-9:]+ Building engine", screen.export_text())
+    assert {len(bar) for bar in drawn} == {10, 30}  # of 40
 
 
 # lightfill engines
@@ -391,6 +411,66 @@ def test_pruning_removes_what_nothing_can_use_and_keeps_what_other_machines_can(
     assert left == ["unet-512x512-b1"] * 4
     assert not list(store.root.rglob(".*"))
     assert "removed 0 engines, 0.0 MB" in run("engines", store.bundle.root, "--prune").out
+
+
+def test_pruning_reads_plans_that_were_checked_before_too(
+    run: Run, bundle: Bundle, machine: Machine
+) -> None:
+    """A disk that goes bad changes no time of modification, by which loading goes."""
+    store = EngineStore.of(bundle)
+    plan = put(store, key_of(bundle), b"good plan")
+    (engine,) = store.listed()
+    store.read(engine)
+    times = plan.stat()
+    with plan.open("r+b") as file:
+        file.write(b"evil")
+    os.utime(plan, ns=(times.st_atime_ns, times.st_mtime_ns))
+    store.read(engine)
+    assert "removed 1 engine, " in run("engines", bundle.root, "--prune").out
+    assert not plan.exists()
+
+
+def test_pruning_leaves_what_another_process_is_building(
+    run: Run, bundle: Bundle, machine: Machine
+) -> None:
+    """Between a plan's and its record's taking their places it looks like one left unfinished."""
+    store = EngineStore.of(bundle)
+    plan = put(store, key_of(bundle))
+    record = plan.with_suffix(".json").rename(plan.with_name(".record.partial"))
+    with engine_lock(plan, store.root, threading.Event(), lambda: None):
+        assert "removed 0 engines" in run("engines", bundle.root, "--prune").out
+        record.rename(plan.with_suffix(".json"))
+    assert [engine.problem for engine in store.listed()] == [None]
+    assert not list(store.root.rglob(".*"))
+
+
+def test_pruning_without_filelock_says_what_to_install_and_listing_needs_none(
+    run: Run, store: EngineStore, machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A machine that only runs engines has `lightfill[rtx]`, and not what builds."""
+    monkeypatch.setattr(engine_targets, "find_spec", lambda _: None)
+    monkeypatch.setitem(sys.modules, "filelock", None)
+    monkeypatch.delitem(sys.modules, "lightfill.export.engine_lock", raising=False)
+    assert run("engines", store.bundle.root).status == 0
+    ran = run("engines", store.bundle.root, "--prune")
+    assert ran.status == 1
+    assert ran.err == "error: pruning needs filelock; `pip install 'lightfill[build]'`\n"
+
+
+def test_what_cannot_be_removed_is_one_sentence_and_a_status(
+    run: Run, store: EngineStore, machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def denied(path: Path, missing_ok: bool = False) -> None:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, "unlink", denied)
+    ran = run("engines", store.bundle.root, "--prune")
+    assert ran.status == 1
+    assert re.fullmatch(
+        r"error: \S+/engines/\S+ cannot be removed \(Permission denied\); run the command as a "
+        r"user who may write there\n",
+        ran.err,
+    )
 
 
 def test_pruning_everything_removes_the_directory(run: Run, bundle: Bundle) -> None:

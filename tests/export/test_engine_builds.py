@@ -19,12 +19,11 @@ import pytest
 from engine_bundles import VERSION, copied_demo, request_of
 
 from lightfill.engine.bundle import Bundle
-from lightfill.engine.engine_key import EngineKey, installed_version, sizes_for
+from lightfill.engine.engine_key import EngineKey, sizes_for
 from lightfill.engine.engine_record import EngineRecord
 from lightfill.engine.engine_store import EngineStore
-from lightfill.engine.gpus import RTX_TARGETS, local_gpu
+from lightfill.engine.gpus import RTX_TARGETS
 from lightfill.engine.request import IMAGE_SIZES
-from lightfill.export.engine_listing import listing
 from lightfill.export.engine_order import Order
 from lightfill.export.engine_process import Builders
 from lightfill.export.engines import build_engines
@@ -531,28 +530,3 @@ def test_engines_are_built_where_pytorch_cannot_be_imported(bundle: Bundle, tmp_
     assert ran.returncode == 0, said
     assert len(EngineStore.of(bundle).listed()) == 5
     assert not (tmp_path / "tried").exists()
-
-
-# On a GPU
-
-
-@pytest.mark.gpu
-@pytest.mark.skipif(local_gpu() is None, reason="there is no NVIDIA GPU here")
-@pytest.mark.parametrize("flavour", ["tensorrt", "rtx"])
-def test_engines_built_for_this_gpu_are_usable_here(bundle: Bundle, flavour: str) -> None:
-    gpu = local_gpu()
-    assert gpu is not None
-    if installed_version(flavour) is None:  # type: ignore[arg-type]
-        pytest.skip(f"{flavour} is not installed")
-    if flavour == "rtx" and gpu.target not in RTX_TARGETS:
-        pytest.skip(f"TensorRT-RTX does not support {gpu.target}")
-    ran = subprocess.run(
-        [*CLI, "build", bundle.root, "--image-size", "64x64", "--device", flavour],
-        check=False,
-        capture_output=True,
-        text=True,
-    )
-    assert ran.returncode == 0, ran.stderr
-    found = listing(EngineStore.of(bundle))
-    assert len(found) == 5
-    assert [each.here for each in found] == [None] * 5

@@ -20,8 +20,6 @@ OWN_OF_STUBS = {"__iter__", "__members__", "__int__", "name"}
 """How Python sees pybind11's enumerations and sequences, which no signature says."""
 
 
-
-
 def stubbed() -> dict[str, ast.ClassDef]:
     return {node.name: node for node in STUBS.body if isinstance(node, ast.ClassDef)}
 
