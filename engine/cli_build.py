@@ -36,6 +36,9 @@ def build(
             help="Compute capabilities to build for: sm89,sm120. [default: this machine's]",
         ),
     ] = None,
+    device_index: Annotated[
+        int, typer.Option(help="Which of this machine's GPUs TensorRT builds on.")
+    ] = 0,
     optimization_level: Annotated[
         int | None, typer.Option(help="TensorRT's, 0 to 5. [default: TensorRT's own]")
     ] = None,
@@ -68,8 +71,8 @@ def build(
     try:
         build_from_command_line(
             bundle=bundle, sizes=sizes, steps=steps, batch=batch or [1], device=device, gpu=gpu,
-            optimization_level=optimization_level, workspace=workspace, jobs=jobs,
-            engines=engines, dry_run=dry_run, screen=screen,
+            device_index=device_index, optimization_level=optimization_level,
+            workspace=workspace, jobs=jobs, engines=engines, dry_run=dry_run, screen=screen,
         )  # fmt: skip
     except KeyboardInterrupt:
         screen.print("stopped: engines that were finished stay; the same command goes on")

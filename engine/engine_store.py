@@ -172,7 +172,10 @@ class EngineStore:
         words += ["--batch", str(batch)] if batch != 1 else []
         if runtime:
             words += ["--device", runtime.flavour]
-            words += ["--gpu", runtime.target] if runtime.flavour == "rtx" else []
+            if runtime.flavour == "rtx":
+                words += ["--gpu", runtime.target]
+            elif runtime.device_index:
+                words += ["--device-index", str(runtime.device_index)]
         if self.root != self.bundle.root / "engines":
             words += ["--engines", str(self.root)]
         return shlex.join(words)

@@ -121,8 +121,8 @@ def _why_not_here(
         return f"its TensorRT is not installed: `pip install 'lightfill[{flavour}]'`"
     if local_gpu() is None:
         return "there is no NVIDIA GPU here"
-    fitting = [runtime for runtime in runtimes if runtime.flavour == flavour]
-    return store.why_not(engine, fitting[0])
+    reasons = [store.why_not(engine, each) for each in runtimes if each.flavour == flavour]
+    return None if None in reasons else reasons[0]
 
 
 def _pruned(store: EngineStore) -> tuple[list[Listed], int]:

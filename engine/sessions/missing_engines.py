@@ -5,6 +5,7 @@ does not.
 """
 
 import logging
+import re
 import shlex
 import subprocess
 import sys
@@ -29,7 +30,9 @@ def build_missing(
     words = [sys.executable, "-P", "-m", "lightfill", *shlex.split(command)[1:]]
     ran = subprocess.run(words, capture_output=True, text=True, check=False)  # noqa: S603
     if ran.returncode:
-        said = (ran.stderr or ran.stdout).strip()[-_SHOWN:]
+        said = (ran.stderr or ran.stdout).strip()
+        error = re.search(r"^error: .*", said, re.DOTALL | re.MULTILINE)
+        said = (error[0] if error else said)[-_SHOWN:]
         raise BuildFailed(
             f"engines that were missing could not be built ({said or ran.returncode}); run "
             f"`{command}` to see all of it"

@@ -53,7 +53,8 @@ def runtime_here(flavour: Flavour, index: int) -> Runtime:
     module = _module(flavour)
     gpu = describe_gpu(index)
     _check_supported(module, gpu)
-    return Runtime(flavour, str(module.__version__), gpu.target, gpu.name)
+    version = str(module.__version__)
+    return Runtime(flavour, version, gpu.target, gpu.name, device_index=index)
 
 
 class TensorRt:

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from lightfill import Inpainter
+from lightfill.engine.errors import DeviceUnavailable
 from lightfill.engine.sessions import base, require_device
 
 EXAMPLES = Path(__file__).parents[2] / "examples"

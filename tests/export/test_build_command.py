@@ -67,12 +67,16 @@ class Machine:
     def __init__(self, patch: pytest.MonkeyPatch) -> None:
         self.installed: dict[str, str] = {"rtx": VERSION}
         self.gpu: Gpu | None = None
+        self.second: Gpu | None = None
         for module in (engine_targets, engine_listing, gpus):
             patch.setattr(module, "installed_version", self._version)
-            patch.setattr(module, "local_gpu", lambda *_: self.gpu)
+            patch.setattr(module, "local_gpu", self._gpu)
 
     def _version(self, flavour: str) -> str | None:
         return self.installed.get(flavour)
+
+    def _gpu(self, index: int = 0) -> Gpu | None:
+        return (self.gpu, self.second, None)[min(index, 2)]
 
 
 @pytest.fixture
@@ -177,6 +181,49 @@ def test_tensorrt_builds_for_the_gpu_that_is_here(
     }
 
 
+def test_another_gpu_of_this_machine_is_built_on_and_for(
+    run: Run, bundle: Bundle, machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    built_on = []
+
+    def building(self: Builders, order: Order, on_phase: Any) -> Any:
+        environment = engine_process.environment_with(self._device_index)
+        built_on.append((order.key.targets, environment.get("CUDA_VISIBLE_DEVICES")))
+        return Pretending().run(order, on_phase)
+
+    monkeypatch.setattr(Builders, "run", building)
+    machine.installed, machine.gpu, machine.second = {"tensorrt": "11.4.0.106"}, L4, H100
+    assert run("build", bundle.root, *SIZE, "--device-index", 1).status == 0
+    assert set(built_on) == {(("sm90 NVIDIA H100 80GB HBM3",), "1")}
+    assert set(verdicts(run, EngineStore.of(bundle)).values()) == {None}
+    machine.second = None
+    ran = run("build", bundle.root, *SIZE, "--device-index", 1)
+    assert (ran.status, ran.err) == (
+        2, "error: device_index: this machine has no GPU 1; leave it out\n",
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("visible", "index", "first"),
+    [
+        (None, 0, None),
+        (None, 2, "2"),
+        ("3,1", 0, "3,1"),
+        ("3, 1", 1, "1"),
+        ("GPU-a,GPU-b", 1, "GPU-b"),
+    ],
+)
+def test_the_gpu_that_is_built_on_is_the_first_that_its_builder_sees(
+    bundle: Bundle, visible: str | None, index: int, first: str | None,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if visible is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    says = "import os, sys; sys.exit(str(os.environ.get('CUDA_VISIBLE_DEVICES')))"
+    assert f"(exit status 1: {first})" in death_of(says, bundle, monkeypatch, index)
+
+
 RTX, BOTH, NEITHER = {"rtx": VERSION}, {"rtx": VERSION, "tensorrt": "11.4.0.106"}, dict[str, str]()
 WRONG: list[tuple[Any, Gpu | None, tuple[Any, ...], int, str]] = [
     (RTX, None, (), 2, "image_size: name the sizes to build, as --image-size square_hd, or pass "),
@@ -276,6 +323,15 @@ def test_too_little_room_ends_with_status_1(
     assert ran.status == 1
     assert "error: building 5 of 5 engines takes about 0.18 GB and " in ran.err
     assert " has 0.10 GB free; free some, build fewer sizes" in ran.err
+
+
+def test_a_store_that_cannot_be_written_ends_with_status_1(
+    run: Run, bundle: Bundle, machine: Machine, builders: Pretending, tmp_path: Path
+) -> None:
+    (tmp_path / "file").touch()
+    ran = run("build", bundle.root, *FOR_L4, "--engines", tmp_path / "file" / "engines")
+    assert ran.status == 1
+    assert "cannot be written; choose another directory with --engines DIR" in ran.err
 
 
 def test_a_build_that_fails_ends_with_status_1_and_the_engines_name(
@@ -493,10 +549,12 @@ def test_engines_elsewhere_are_listed_there(run: Run, bundle: Bundle, tmp_path: 
 ORDER: dict[str, Any] = {"role": "unet", "graph": Path("x.onnx"), "plan": Path("x.plan")}
 
 
-def death_of(program: str, bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> str:
+def death_of(
+    program: str, bundle: Bundle, monkeypatch: pytest.MonkeyPatch, device_index: int = 0
+) -> str:
     monkeypatch.setattr(engine_process, "_COMMAND", [sys.executable, "-c", program])
     with pytest.raises(BuildFailed) as raised:
-        Builders().run(Order(key=key_of(bundle), **ORDER), lambda *_: None)
+        Builders(device_index).run(Order(key=key_of(bundle), **ORDER), lambda *_: None)
     return str(raised.value)
 
 

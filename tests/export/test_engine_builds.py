@@ -1,5 +1,6 @@
 """Real builds with TensorRT-RTX, of the embedded bundle's components: no GPU is needed for that."""
 
+import hashlib
 import json
 import os
 import random
@@ -275,6 +276,23 @@ def test_a_float32_unet_is_refused_before_it_is_parsed(bundle: Bundle, tmp_path:
     said = failing(bundle, order)
     assert said.startswith("unet: the float16 graph is not strongly typed: ")
     assert "computes in float" in said
+
+
+def test_a_bundle_whose_unet_is_float32_is_refused_by_the_command(bundle: Bundle) -> None:
+    """However the float32 graph came to be called float16: in the manifest all is in order."""
+    wrong = bundle.graph("unet", "float32").read_bytes()
+    bundle.graph("unet", "float16").write_bytes(wrong)
+    manifest = json.loads((bundle.root / "lightfill.json").read_text("utf-8"))
+    manifest["files"]["unet/float16.onnx"] = {
+        "bytes": len(wrong), "sha256": hashlib.sha256(wrong).hexdigest(),
+    }  # fmt: skip
+    (bundle.root / "lightfill.json").write_text(json.dumps(manifest), "utf-8")
+    ran = command(bundle, "--image-size", "64x64", "--jobs", 2)
+    _, said = ran.communicate()
+    assert ran.returncode == 1
+    assert "error: unet 64x64 sm89: unet: the float16 graph is not strongly typed: " in said
+    assert not list(bundle.root.rglob("unet*.plan"))
+    assert not list(bundle.root.rglob(".*"))
 
 
 def after_the_lint(graph: Path, role: str, check: str) -> subprocess.CompletedProcess[str]:
