@@ -144,7 +144,10 @@ def test_the_real_cuda_bindings_have_every_name() -> None:
     assert {"cudaMalloc", "cudaGraphLaunch", "cudaErrorMemoryAllocation", "cudaError_t"} <= used
     for name in used:
         assert any(hasattr(place, name) for place in (runtime, *enums)), name
-    assert {"name", "major", "minor"} <= set(dir(runtime.cudaDeviceProp))
+    properties = runtime.cudaDeviceProp()
+    assert [type(value) for value in (properties.name, properties.major, properties.minor)] == [
+        bytes, int, int,
+    ]  # fmt: skip
 
 
 def test_the_simulated_cuda_takes_what_the_real_one_takes() -> None:
