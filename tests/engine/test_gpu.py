@@ -78,18 +78,26 @@ def test_lightfill_verify_builds_what_is_missing(device: str, tmp_path: Path) ->
     assert len(list(tmp_path.rglob("*.plan"))) == 5
 
 
-def test_the_latency_benchmark_runs(
-    built: Bundle, device: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_latency_benchmark_runs(built: Bundle, device: str, tmp_path: Path) -> None:
     if " bench " not in lightfill("--help"):
         pytest.skip("this version has no `lightfill bench` yet")
-    monkeypatch.chdir(tmp_path)  # what it writes goes here
-    said = lightfill(
-        "bench", "--bundle", built.root, "--device", device, "--image-size", "256x256",
-        "--runs", 3,
-    )  # fmt: skip
-    print(said)
-    assert "unet" in said.lower()
+    artefact = tmp_path / "latency.json"
+    print(
+        lightfill(
+            "bench",
+            "--bundle",
+            built.root,
+            "--device",
+            device,
+            "--image-size",
+            "256x256",
+            "--runs",
+            3,
+            "--json",
+            artefact,
+        )  # fmt: skip
+    )
+    assert f'"{device}"' in artefact.read_text("utf-8")
 
 
 def test_one_gpu_device_is_here_at_least() -> None:
