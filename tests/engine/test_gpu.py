@@ -82,21 +82,11 @@ def test_the_latency_benchmark_runs(built: Bundle, device: str, tmp_path: Path) 
     if " bench " not in lightfill("--help"):
         pytest.skip("this version has no `lightfill bench` yet")
     artefact = tmp_path / "latency.json"
-    print(
-        lightfill(
-            "bench",
-            "--bundle",
-            built.root,
-            "--device",
-            device,
-            "--image-size",
-            "256x256",
-            "--runs",
-            3,
-            "--json",
-            artefact,
-        )  # fmt: skip
-    )
+    said = lightfill(
+        "bench", "--bundle", built.root, "--device", device, "--image-size", "256x256",
+        "--runs", 3, "--json", artefact,
+    )  # fmt: skip
+    print(said)
     assert f'"{device}"' in artefact.read_text("utf-8")
 
 
