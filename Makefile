@@ -18,7 +18,7 @@ test: $(DEV)             ## every test that needs no GPU
 check: $(DEV)            ## lint, types, import rules
 	$(IN_DEV)/ruff check .
 	$(IN_DEV)/ruff format --check .
-	MYPYPATH=.venv-dev/typing $(IN_DEV)/mypy -p lightfill
+	MYPYPATH=.venv-dev/typing:tests/support/stubs $(IN_DEV)/mypy -p lightfill
 	$(IN_DEV)/lint-imports
 
 fix: $(DEV)              ## apply the formatter and safe lint fixes
