@@ -92,6 +92,7 @@ def keyed_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[KeyedServ
     with ExitStack() as stack:
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(endpoint_module, "Endpoint", kind)
-            started = stack.enter_context(keyed(tmp_path_factory.mktemp("keyed")))
+            folder = tmp_path_factory.mktemp("keyed")
+            started = stack.enter_context(keyed(folder, max_request_bytes=8 << 20))
         yield started
         kind.gate.set()
