@@ -132,6 +132,5 @@ def test_it_is_no_way_around_keys_or_limits(keyed_server: KeyedServer) -> None:
         assert through(nobody, "POST", target, json={"prompt": "go"}).status_code == 401
         request_id = through(me, "POST", target, json={"prompt": "go"}).json()["request_id"]
         assert through(you, "GET", f"{REQUESTS}/{request_id}").status_code == 404
-        most = keyed_server.site.settings.max_request_bytes
         too_long = b" " * (keyed_server.site.settings.max_request_bytes + 1)
         assert through(me, "POST", target, content=too_long).status_code == 413
