@@ -1,13 +1,17 @@
 """Reply and errors as HTTP, in fal's shapes (section 8)."""
 
 import logging
+from collections.abc import Sequence
+from math import ceil
 from typing import Any
 
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
+from starlette.routing import BaseRoute, Route
+from starlette.types import Scope
 
-from ..errors import LightfillError
+from ..errors import LightfillError, RateLimited
 from ..fal.reply import Reply
 from ..fal.service import reply
 from ..fal.validation import error_body, json_safe
@@ -31,15 +35,24 @@ def json_response(
     )
 
 
-def answer_errors(app: FastAPI) -> None:
-    """Let every error of `app`'s routes be fal's: JSON with `detail`, never a redirect or HTML."""
+def shown_route(scope: Scope) -> str:
+    """Method and route for logs: never the path, in which an upload URL carries its permission."""
+    route = getattr(scope.get("route"), "path", "an unknown path")
+    return f"{scope.get('method')} {route}"
+
+
+def answer_errors(app: FastAPI, routes: Sequence[BaseRoute]) -> None:
+    """Let every error of `app`'s `routes` be fal's: JSON with `detail`, no redirect, no HTML."""
 
     @app.exception_handler(LightfillError)
     async def on_ours(request: Request, error: LightfillError) -> Response:
         status_code, body = error_body(error)
         if status_code >= 500:
-            logger.error("%s %s: %s", request.method, request.url.path, error)
-        return _error(request, status_code, body)
+            logger.error("%s: %s", shown_route(request.scope), error)
+        response = _error(request, status_code, body)
+        if isinstance(error, RateLimited):
+            response.headers["retry-after"] = str(ceil(error.retry_after_s))
+        return response
 
     @app.exception_handler(RequestValidationError)
     async def on_invalid(request: Request, error: RequestValidationError) -> Response:
@@ -57,12 +70,18 @@ def answer_errors(app: FastAPI) -> None:
             detail = f"Path {request.url.path} not found"
         response = _error(request, error.status_code, {"detail": detail})
         response.headers.update(error.headers or {})
+        if error.status_code == 405 and (methods := _methods(routes, request.url.path)):
+            response.headers["allow"] = ", ".join(sorted(methods))
         return response
 
-    @app.exception_handler(Exception)
-    async def on_fault(request: Request, error: Exception) -> Response:
-        logger.error("%s %s failed", request.method, request.url.path, exc_info=error)
-        return _error(request, *error_body(error))
+
+def _methods(routes: Sequence[BaseRoute], path: str) -> set[str]:
+    """Of every route with that path; Starlette itself tells those of the first one only."""
+    found: set[str] = set()
+    for route in routes:
+        if isinstance(route, Route) and route.path_regex.fullmatch(path):
+            found |= route.methods or set()
+    return found
 
 
 def _error(request: Request, status_code: int, body: dict[str, Any]) -> Response:

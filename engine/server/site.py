@@ -15,8 +15,11 @@ from ..fal.queue import JobQueue
 from ..fal.runtime import Configuration, Runtime
 from ..fal.service import Service
 from ..fal.settings import Settings
+from .keys import KeyStore
 from .metrics import Metrics
 from .queue_gauges import QueueGauges
+from .rate_limit import RateLimit
+from .seals import Seal
 from .webhook_signature import Signer
 from .webhooks import Deliverer, WebhookPolicy
 
@@ -25,6 +28,8 @@ T = TypeVar("T")
 _GIVE_UP_S = 5.0
 _THREADS = 32
 """Calls of the database and the disk that may wait at a time; they take a millisecond each."""
+_UPLOAD_THREADS = 8
+"""Writes of uploaded files, which may take seconds: nothing else waits for them."""
 
 
 @dataclass(frozen=True)
@@ -41,10 +46,16 @@ class Site:
     metrics: Metrics
     signer: Callable[[], Signer]
     deliverer: Deliverer
+    keys: KeyStore
+    seal: Seal
+    rate_limit: RateLimit
     ready: asyncio.Event = field(default_factory=asyncio.Event)
     stopping: asyncio.Event = field(default_factory=asyncio.Event)
     failures: list[str] = field(default_factory=list)
     _threads: CapacityLimiter = field(default_factory=lambda: CapacityLimiter(_THREADS))
+    _upload_threads: CapacityLimiter = field(
+        default_factory=lambda: CapacityLimiter(_UPLOAD_THREADS)
+    )
 
     @classmethod
     def of(
@@ -65,8 +76,18 @@ class Site:
             policy,
             metrics.attempted,
         )
-        service = Service(runtime.queue, f"{settings.public_url}/queue", allow_private=private)
-        return cls(settings, runtime, service, metrics, signer, deliverer)
+        database = runtime.queue.database
+        return cls(
+            settings,
+            runtime,
+            Service(runtime.queue, f"{settings.public_url}/queue", allow_private=private),
+            metrics,
+            signer,
+            deliverer,
+            KeyStore(database),
+            Seal.of(database),
+            RateLimit(settings.requests_per_minute),
+        )
 
     @property
     def queue(self) -> JobQueue:
@@ -91,3 +112,8 @@ class Site:
         """What `function`, which may block for the database or the disk, returns."""
         call = partial(function, *args, **kwargs)
         return await to_thread.run_sync(call, limiter=self._threads)
+
+    async def on_disk(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """As `in_thread`, for the content of uploads."""
+        call = partial(function, *args, **kwargs)
+        return await to_thread.run_sync(call, limiter=self._upload_threads)
