@@ -37,7 +37,7 @@ from sqlalchemy import (
 
 from ..errors import DatabaseUnavailable
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 """Raised with every change to the tables; a database of another version is not touched."""
 
 IN_QUEUE, IN_PROGRESS, COMPLETED = "IN_QUEUE", "IN_PROGRESS", "COMPLETED"
@@ -94,6 +94,7 @@ logs = Table(
     Column("timestamp", Double, nullable=False),
     Column("level", String, nullable=False),
     Column("message", Text, nullable=False),
+    Column("labels", Text, nullable=False),
 )
 _schema = Table(
     "lightfill_schema", metadata, Column("version", Integer, primary_key=True, autoincrement=False)

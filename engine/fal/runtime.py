@@ -23,7 +23,7 @@ from .settings import Settings
 if TYPE_CHECKING:
     from ..pipeline import Inpainter
     from .endpoint import Endpoint
-    from .job import Claim
+    from .job import Claim, OnLog
 
 _SWEEP_S = 3600.0
 _EXIT_GRACE_S, _EXIT_GIVE_UP_S = 0.0, 10.0
@@ -118,7 +118,7 @@ class Runtime:
             return self._endpoint
 
     def _run(
-        self, claim: "Claim", log: Callable[[str], None], cancelled: Callable[[], bool]
+        self, claim: "Claim", log: "OnLog", cancelled: Callable[[], bool]
     ) -> tuple[int, dict[str, Any], dict[str, float]]:
         """In the worker's thread: the endpoint's output for one job."""
         if self._swept is None or time.monotonic() - self._swept > _SWEEP_S:

@@ -205,6 +205,11 @@ class LightfillInput(InpaintingInput):
     feather: int = Field(
         8, ge=0, le=MAX_FEATHER, description="Width of the soft edge inside the mask, in pixels."
     )
+    preview: bool = Field(
+        False,
+        description="Whether the log entry of every step has labels: `preview`, a small JPEG as "
+        "data URI, and `preview_window`, the part of the source image that it shows.",
+    )
 
 
 class Image(BaseModel):

@@ -131,11 +131,17 @@ def requeue(connection: Connection, which: ColumnElement[bool], *, losses: int =
     return done.rowcount == 1
 
 
-def write_log(connection: Connection, sequence: int, now: float, message: str, level: str) -> None:
+def write_log(
+    connection: Connection,
+    sequence: int,
+    now: float,
+    message: str,
+    level: str,
+    labels: Mapping[str, str],
+) -> None:
     """Append a log line to job `sequence`."""
-    connection.execute(
-        insert(logs).values(sequence=sequence, timestamp=now, level=level, message=message)
-    )
+    values = {"sequence": sequence, "timestamp": now, "level": level, "message": message}
+    connection.execute(insert(logs).values(**values, labels=as_json(labels)))
 
 
 def settle(
@@ -186,5 +192,5 @@ def _recover(connection: Connection, row: Row[Any], now: float, max_losses: int)
     if row.losses + 1 >= max_losses:
         error = WorkerLost(f"{message}, as {row.losses} before it; look at the workers' logs.")
         return fail(connection, is_running, row.sequence, now, error)
-    write_log(connection, row.sequence, now, f"{message}; the request runs again", "WARN")
+    write_log(connection, row.sequence, now, f"{message}; the request runs again", "WARN", {})
     return requeue(connection, (jobs.c.sequence == row.sequence) & is_running, losses=1)
