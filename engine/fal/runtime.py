@@ -15,12 +15,14 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from ..errors import DatabaseUnavailable
 from .settings import Settings
 
 if TYPE_CHECKING:
+    from ..bundle import Bundle
     from ..pipeline import Inpainter
     from .endpoint import Endpoint
     from .job import Claim, OnLog
@@ -105,6 +107,14 @@ class Runtime:
     def warm_up(self) -> None:
         """Open the model and run it once; raises what a first request would."""
         self.endpoint.warm_up()
+
+    @cached_property
+    def bundle(self) -> "Bundle":
+        """The model bundle that jobs run on; raises BundleError. No model is opened for it."""
+        from ..bundle import Bundle
+
+        given = self._configuration.inpainter
+        return Bundle.open(self.settings.bundle) if given is None else given.bundle
 
     @property
     def endpoint(self) -> "Endpoint":

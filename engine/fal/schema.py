@@ -73,6 +73,8 @@ def _as_torch_seed(value: int | None) -> int | None:
     return value
 
 
+STEPS = (1, 2, 4, 8)
+"""fal's step counts; a model may have fewer."""
 Steps = Annotated[
     Literal[1, 2, 4, 8],
     BeforeValidator(_as_steps),

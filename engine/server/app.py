@@ -14,7 +14,9 @@ from ... import __version__
 from ..errors import LightfillError
 from .health_routes import health_router
 from .layers import BodyLimit, OnlyThisMachine, RequestIds
+from .model_routes import model_router
 from .openapi import document
+from .page_routes import page_router
 from .queue_routes import queue_router
 from .replies import answer_errors
 from .run_routes import run_router
@@ -39,8 +41,9 @@ def create_app(site: Site) -> FastAPI:
         redirect_slashes=False,
     )
     app.state.site = site
-    for router in (queue_router, run_router, health_router):
+    for router in (queue_router, run_router, health_router, model_router):
         app.include_router(router(site))
+    app.include_router(page_router())
     document(app)
     answer_errors(app)
     _add_layers(app, site)
