@@ -4,7 +4,7 @@
     site.py           what the routes work on: queue, files, keys, for one server
     callers.py        who calls: keys, and what may be called without one
     queue_routes.py   submit, status, result, cancel      run_routes.py   run and stream
-    page_routes.py    the page at /, page/                model_routes.py  what the server paints with
+    page_routes.py    the page at / and page/         model_routes.py  what it paints with
     following.py      waiting for a request's changes in asyncio
     replies.py        Reply and errors as HTTP
     serve.py          sockets, uvicorn, signals

@@ -5,6 +5,7 @@ import { pause } from "./dom.js";
 import { follow } from "./events.js";
 
 const STEP = /^step (\d+)\/(\d+)/;
+const CANCELLED = "client_cancelled";
 const BUSY_ATTEMPTS = 20;
 
 /** The caller stopped it. */
@@ -33,7 +34,10 @@ export class Job {
     try {
       this.#id ??= await this.#submitted();
       if (this.#stopping) await cancel(this.#id).catch(() => {});
-      for await (const status of this.#followed()) this.#report(status);
+      for await (const status of this.#followed()) {
+        this.#report(status);
+        if (status.error_type === CANCELLED && this.#stopping) throw new Stopped();
+      }
       return await this.#output();
     } catch (error) {
       if (this.#stopping) throw new Stopped("Cancelled.");
