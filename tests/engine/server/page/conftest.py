@@ -5,6 +5,7 @@ import re
 import shutil
 import threading
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -150,20 +151,28 @@ class Visit:
 Visiting = Callable[..., Visit]
 
 
-@pytest.fixture
-def visiting(chromium: Browser) -> Iterator[Visiting]:
-    """visiting(server, **context options) opens a tab; at the end every tab must be faultless."""
+@contextmanager
+def tabs(browser: Browser) -> Iterator[Visiting]:
+    """Opens tabs: (server, **context options) -> Visit. At the end all must be faultless."""
     visits = []
 
     def visit(server: RunningServer, **options: Any) -> Visit:
-        context = chromium.new_context(**{**DESKTOP, **options})
+        context = browser.new_context(**{**DESKTOP, **options})
         visits.append(Visit(context.new_page(), server.origin))
         return visits[-1]
 
     yield visit
     for each in visits:
-        each.check()
         each.page.context.close()
+    for each in visits:
+        each.check()
+
+
+@pytest.fixture
+def visiting(chromium: Browser) -> Iterator[Visiting]:
+    """Opens this test's tabs."""
+    with tabs(chromium) as visit:
+        yield visit
 
 
 @pytest.fixture(scope="module")
@@ -171,6 +180,16 @@ def quiet_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningSe
     """A server that runs no jobs, for all tests of a module."""
     settings = Settings(data_dir=tmp_path_factory.mktemp("quiet"), port=0, workers=0)
     with running(settings) as started:
+        yield started
+
+
+@pytest.fixture(scope="module")
+def painting_server(
+    tmp_path_factory: pytest.TempPathFactory, demo_inpainter: Inpainter
+) -> Iterator[RunningServer]:
+    """A server on the embedded model, for all tests of a module."""
+    settings = Settings(data_dir=tmp_path_factory.mktemp("painting"), port=0)
+    with running(settings, inpainter=demo_inpainter) as started:
         yield started
 
 

@@ -99,9 +99,9 @@ def compared(visit: Visit) -> None:
 
 
 def test_history_brings_everything_back_and_a_result_can_be_the_next_photo(
-    visiting: Visiting, demo_server: RunningServer
+    visiting: Visiting, painting_server: RunningServer
 ) -> None:
-    visit = visiting(demo_server)
+    visit = visiting(painting_server)
     page = visit.page
     visit.example()
     page.select_option("#count", "2")
@@ -121,7 +121,9 @@ def test_history_brings_everything_back_and_a_result_can_be_the_next_photo(
     page.select_option("#format", "png")
     visit.generate()
     assert page.locator("#history button").count() == 2
-    assert page.get_attribute("#download", "download") == f"lightfill-{page.input_value('#seed')}.png"
+    assert (
+        page.get_attribute("#download", "download") == f"lightfill-{page.input_value('#seed')}.png"
+    )
 
     page.click("#history button >> nth=1")
     assert page.input_value("#prompt") == "a green ball"
@@ -156,9 +158,9 @@ SHOWN = """async () => {
 
 
 def test_a_crop_is_compared_with_the_part_of_the_photo_that_it_shows(
-    visiting: Visiting, demo_server: RunningServer
+    visiting: Visiting, painting_server: RunningServer
 ) -> None:
-    visit = visiting(demo_server)
+    visit = visiting(painting_server)
     page = visit.page
     visit.example()
     page.locator("summary").click()
@@ -241,9 +243,9 @@ def cut_connections(server: RunningServer) -> None:
 
 
 def test_what_the_server_refuses_stands_beside_its_field(
-    visiting: Visiting, demo_server: RunningServer
+    visiting: Visiting, painting_server: RunningServer
 ) -> None:
-    visit = visiting(demo_server)
+    visit = visiting(painting_server)
     visit.expected = ["status of 422"]
     page = visit.page
     visit.example()
@@ -284,7 +286,9 @@ def test_what_the_page_sees_itself_is_never_sent(
     assert visit.text("#mistake-mask_url") == "Paint over what should change first."
     page.fill("#width", "63")
     page.click("#generate")
-    assert visit.text("#mistake-image_size") == "Width and height are whole numbers from 64 to 2048."
+    assert (
+        visit.text("#mistake-image_size") == "Width and height are whole numbers from 64 to 2048."
+    )
     assert "POST" not in sent
 
 
@@ -307,9 +311,9 @@ def test_a_failed_request_says_why_and_can_be_tried_again(
 
 
 def test_a_busy_server_is_asked_again_when_it_says_so(
-    visiting: Visiting, demo_server: RunningServer
+    visiting: Visiting, painting_server: RunningServer
 ) -> None:
-    visit = visiting(demo_server)
+    visit = visiting(painting_server)
     visit.expected = ["status of 429"]
     page = visit.page
     visit.example()
@@ -331,10 +335,10 @@ def test_a_busy_server_is_asked_again_when_it_says_so(
 
 
 def test_a_server_that_asks_for_a_key_gets_one_kept_in_the_tab(
-    visiting: Visiting, demo_server: RunningServer
+    visiting: Visiting, painting_server: RunningServer
 ) -> None:
     """The key is refused once, then taken; it goes with every call and is in no other storage."""
-    visit = visiting(demo_server)
+    visit = visiting(painting_server)
     visit.expected = ["status of 401"]
     page = visit.page
     seen: list[str] = []
@@ -395,10 +399,10 @@ def test_only_the_models_steps_and_checkers_are_offered(
 
 
 def test_everything_is_done_by_keyboard_alone(
-    visiting: Visiting, demo_server: RunningServer
+    visiting: Visiting, painting_server: RunningServer
 ) -> None:
     """Tab from the top of the page to every part; nothing is clicked."""
-    visit = visiting(demo_server)
+    visit = visiting(painting_server)
     page = visit.page
     keys = page.keyboard
 
@@ -444,10 +448,10 @@ def test_everything_is_done_by_keyboard_alone(
 
 
 def test_on_a_phone_nothing_sticks_out_and_a_picture_is_made(
-    visiting: Visiting, demo_server: RunningServer
+    visiting: Visiting, painting_server: RunningServer
 ) -> None:
     narrow = {**PHONE, "viewport": {"width": 360, "height": 740}}
-    visit = visiting(demo_server, **narrow)
+    visit = visiting(painting_server, **narrow)
     page = visit.page
     width = "document.documentElement.scrollWidth"
     assert page.evaluate(width) <= 360

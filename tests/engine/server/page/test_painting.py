@@ -130,7 +130,9 @@ def test_the_brush_moves_and_paints_by_keyboard_alone(visit: Visit) -> None:
     assert int(page.input_value("#brush-size")) == size + 4
 
 
-def test_touch_paints_and_two_fingers_do_not(visiting: Visiting, quiet_server: RunningServer) -> None:
+def test_touch_paints_and_two_fingers_do_not(
+    visiting: Visiting, quiet_server: RunningServer
+) -> None:
     visit = visiting(quiet_server, **PHONE)
     visit.example()
     visit.page.click("#clear")
@@ -209,9 +211,9 @@ def test_the_server_gets_the_photos_own_bytes_and_the_mask_as_painted(
     visit.page.click("#cancel")
     visit.until("edit")
     photo = base64.b64decode(sent["image_url"].partition(",")[2])
-    assert photo == (
-        Path(__file__).parents[4] / "engine/server/page/example/photo.jpg"
-    ).read_bytes()
+    assert (
+        photo == (Path(__file__).parents[4] / "engine/server/page/example/photo.jpg").read_bytes()
+    )
     with Image.open(BytesIO(base64.b64decode(sent["mask_url"].partition(",")[2]))) as mask:
         assert mask.size == (600, 400)
         white = np.asarray(mask.convert("L"))
