@@ -17,7 +17,10 @@ from running_server import RunningServer
 from .conftest import ROOT, Visit, required, tabs
 
 CLIENTS = ROOT / "tests/clients/node_modules"
-AWKWARD = "a \"green\" ball; $(exit 7) `exit 8` $HOME \\n {curly} %s 'quoted' é 球 🟢\n</x> REQUEST\nREQUEST"
+AWKWARD = (
+    "a \"green\" ball; $(exit 7) `exit 8` $HOME \\n {curly} %s 'quoted' é 球 🟢\n"
+    "</x> REQUEST\nREQUEST"
+)
 """What a shell, Python and JavaScript could each stumble over, on several lines."""
 
 
@@ -120,7 +123,8 @@ def test_a_key_is_read_from_the_environment_where_the_server_asks_for_one(
     script = """async () => {
         const code = await import("/page/code.js");
         const photo = { name: "photo.png", type: "image/png" };
-        return ["curl", "python", "javascript"].map((each) => code[each]({ prompt: "x" }, photo, true));
+        const languages = ["curl", "python", "javascript"];
+        return languages.map((each) => code[each]({ prompt: "x" }, photo, true));
     }"""
     curl, python, javascript = made.page.evaluate(script)
     assert '--header "authorization: Key $FAL_KEY"' in curl

@@ -1,6 +1,7 @@
 """The event stream's parser, in the browser: any bytes in any chunks, and what it retries."""
 
 import json
+from itertools import pairwise
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -45,7 +46,7 @@ def test_events_are_the_same_however_the_bytes_are_cut(
     )
     data = text.encode("utf-8", "surrogatepass")
     places = sorted({0, len(data), *(cut for cut in cuts if cut < len(data))})
-    chunks = [list(data[a:b]) for a, b in zip(places, places[1:], strict=False)]
+    chunks = [list(data[a:b]) for a, b in pairwise(places)]
     assert tab.evaluate(PARSE, chunks) == events
 
 

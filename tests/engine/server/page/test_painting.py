@@ -244,7 +244,7 @@ def test_a_photo_is_chosen_dropped_or_pasted(
         visit.page.evaluate(script, [way, base64.b64encode(data).decode()])
     visit.until("edit")
     assert visit.page.evaluate("document.getElementById('photo').naturalWidth") == 600
-    assert "As the photo, 314 × 209" in visit.text("#size")
+    assert "As the photo, 314 \N{MULTIPLICATION SIGN} 209" in visit.text("#size")
 
 
 def test_the_dropped_photos_orientation_is_the_one_shown(
