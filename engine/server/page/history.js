@@ -1,7 +1,6 @@
 // What was made since the page was opened, newest first.
 
 import { $, element } from "./dom.js";
-import { thumbnail } from "./result.js";
 
 const KEPT = 40;
 
@@ -39,7 +38,7 @@ export class History {
     const button = element(
       "button",
       { type: "button", "aria-label": `${output.prompt}, seed ${output.seed}`, title: output.prompt },
-      thumbnail(result.pictures[0]),
+      result.pictures[0].thumbnail(),
     );
     button.addEventListener("click", () => this.#open(result));
     return element("li", {}, button);

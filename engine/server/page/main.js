@@ -84,7 +84,8 @@ async function loadModel() {
 
 function setPhoto(next) {
   photo = next;
-  $("photo").src = next.url;
+  URL.revokeObjectURL($("photo").src);
+  $("photo").src = URL.createObjectURL(next.blob);
   $("frame").style.setProperty("--ratio", next.width / next.height);
   settings.sizes.follow(next);
   mask.reset(next.width, next.height);
@@ -189,8 +190,9 @@ function show(result) {
 async function open(result) {
   if (document.body.dataset.state === "running") return;
   await attempt(async () => {
-    if (photo !== result.photo) setPhoto(result.photo);
-    mask.load(await decoded(result.mask));
+    const shape = await decoded(result.mask);
+    setPhoto(result.photo);
+    mask.load(shape);
     settings.values = result.repeatable;
     show(result);
   });
@@ -215,10 +217,7 @@ $("edit").addEventListener("click", () => {
   go("edit");
   $("mask").focus();
 });
-$("reuse").addEventListener("click", () => {
-  const { blob, bitmap } = view.picture;
-  setPhoto(new Photo(blob, bitmap));
-});
+$("reuse").addEventListener("click", () => takePhoto(view.picture.blob));
 $("code-open").addEventListener("click", () =>
   codeDialog.open(view.result, Boolean(model?.asks_for_keys || key.get())),
 );

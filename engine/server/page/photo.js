@@ -12,7 +12,6 @@ export class Photo {
     this.bitmap = bitmap;
     this.width = bitmap.width;
     this.height = bitmap.height;
-    this.url = URL.createObjectURL(blob);
   }
 
   /** Read a file; other types than the web's own are written again as PNG. */

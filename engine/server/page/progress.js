@@ -6,7 +6,8 @@ import { blobOf, decoded } from "./photo.js";
 export class Progress {
   #photo = null;
   #context = $("preview").getContext("2d");
-  #shown = 0;
+  #arrived = 0; // previews, counted: decoding may let a later one overtake
+  #drawn = 0;
 
   /** Begin to show a request on `photo`. */
   begin(photo) {
@@ -16,7 +17,7 @@ export class Progress {
     $("preview").height = Math.round(photo.height * scale);
     $("stage").classList.remove("previewed");
     $("notes").replaceChildren();
-    this.#shown += 1;
+    this.#drawn = this.#arrived; // what is still being decoded belongs to the request before
     this.#say("Sending", null);
   }
 
@@ -30,7 +31,7 @@ export class Progress {
     if (kind === "note") $("notes").append(element("li", {}, report.text));
     if (kind !== "step") return;
     this.#say(`Step ${report.step} of ${report.of}`, report.step / report.of);
-    if (report.preview) this.#preview(report.preview, report.window, this.#shown);
+    if (report.preview) this.#preview(report.preview, report.window);
   }
 
   stopping() {
@@ -45,9 +46,11 @@ export class Progress {
   }
 
   /** The preview where it belongs, and only where the mask is: the rest is the sharp photo. */
-  async #preview(uri, [left, top, right, bottom], turn) {
+  async #preview(uri, [left, top, right, bottom]) {
+    const number = (this.#arrived += 1);
     const picture = await decoded(blobOf(uri));
-    if (turn !== this.#shown) return;
+    if (number <= this.#drawn) return;
+    this.#drawn = number;
     const context = this.#context;
     const { width, height } = context.canvas;
     const scale = width / this.#photo.width;
@@ -58,7 +61,7 @@ export class Progress {
     context.globalCompositeOperation = "destination-in";
     context.drawImage($("mask"), 0, 0, width, height);
     $("stage").classList.add("previewed");
-    $("preview").dataset.shown = String(Number($("preview").dataset.shown ?? 0) + 1);
+    $("preview").dataset.shown = String(number);
   }
 }
 

@@ -1,7 +1,41 @@
 // A finished request: its pictures beside the photo, what is known of them, and what to do next.
 
 import { $, element } from "./dom.js";
-import { blobOf, decoded, Photo } from "./photo.js";
+import { blobOf, decoded } from "./photo.js";
+
+const THUMBNAIL = 136;
+
+/** A finished picture: its file, and a small canvas; whole bitmaps would fill a phone's memory. */
+class Picture {
+  #small = document.createElement("canvas");
+
+  constructor(blob, bitmap) {
+    this.blob = blob;
+    this.url = URL.createObjectURL(blob);
+    this.width = bitmap.width;
+    this.height = bitmap.height;
+    this.#small.height = THUMBNAIL;
+    this.#small.width = Math.max(1, Math.round((THUMBNAIL * bitmap.width) / bitmap.height));
+    const context = this.#small.getContext("2d");
+    context.imageSmoothingQuality = "high";
+    context.drawImage(bitmap, 0, 0, this.#small.width, this.#small.height);
+  }
+
+  static async of(uri) {
+    const blob = blobOf(uri);
+    const bitmap = await decoded(blob);
+    const picture = new Picture(blob, bitmap);
+    bitmap.close?.();
+    return picture;
+  }
+
+  /** A new small canvas of it. */
+  thumbnail() {
+    const copy = this.#small.cloneNode();
+    copy.getContext("2d").drawImage(this.#small, 0, 0);
+    return copy;
+  }
+}
 
 /** One request's outcome, as history keeps it. */
 export class Result {
@@ -11,12 +45,7 @@ export class Result {
   }
 
   static async of({ photo, mask, values, output, window, notes, seconds }) {
-    const pictures = await Promise.all(
-      output.images.map(async (image) => {
-        const blob = blobOf(image.url);
-        return new Photo(blob, await decoded(blob));
-      }),
-    );
+    const pictures = await Promise.all(output.images.map((image) => Picture.of(image.url)));
     const whole = values.mask_crop_padding !== undefined;
     return new Result({
       photo, mask, values, pictures, notes, seconds,
@@ -90,7 +119,7 @@ export class ResultView {
     $("variants").hidden = pictures.length < 2;
     $("variants").replaceChildren(
       ...pictures.map((picture, index) => {
-        const button = element("button", { type: "button", "aria-label": `Picture ${index + 1}` }, thumbnail(picture));
+        const button = element("button", { type: "button", "aria-label": `Picture ${index + 1}` }, picture.thumbnail());
         button.addEventListener("click", () => this.#choose(index));
         return button;
       }),
@@ -112,14 +141,4 @@ export class ResultView {
       ...facts.map(([name, value]) => element("div", {}, element("dt", {}, name), element("dd", {}, value))),
     );
   }
-}
-
-/** A small canvas of a picture: full ones would fill a phone's memory. */
-export function thumbnail(picture) {
-  const canvas = document.createElement("canvas");
-  const scale = 136 / picture.height;
-  canvas.width = Math.max(1, Math.round(picture.width * scale));
-  canvas.height = Math.max(1, Math.round(picture.height * scale));
-  picture.drawWindow(canvas, [0, 0, picture.width, picture.height]);
-  return canvas;
 }
