@@ -35,9 +35,12 @@ _PATIENCE_MS = 60_000
 
 
 def required(what: str, install: str) -> None:
-    """Fail where everything must be there (CI sets LIGHTFILL_REQUIRE_BROWSER), else skip."""
+    """Fail where everything must be there (CI sets TESTS_REQUIRE_BROWSER), else skip.
+
+    Not LIGHTFILL_...: those are settings, and programs that the tests start warn of unknown ones.
+    """
     message = f"{what} is missing; run `{install}`"
-    if os.environ.get("LIGHTFILL_REQUIRE_BROWSER"):
+    if os.environ.get("TESTS_REQUIRE_BROWSER"):
         pytest.fail(message)
     pytest.skip(message)
 
