@@ -78,14 +78,20 @@ class Claims:
             lambda connection: connection.execute(renew).rowcount == 1
         )
 
-    def log(self, claim: Claim, message: str, level: Level = "INFO") -> None:
+    def log(
+        self,
+        claim: Claim,
+        message: str,
+        level: Level = "INFO",
+        labels: Mapping[str, str] | None = None,
+    ) -> None:
         """Add a line to the job's logs; dropped if the claim was lost."""
-        now = self._database.now()
+        now, more = self._database.now(), labels or {}
         seen = update(jobs).where(transitions.held(claim)).values(version=jobs.c.version + 1)
 
         def operation(connection: Connection) -> None:
             if connection.execute(seen).rowcount == 1:
-                transitions.write_log(connection, claim.sequence, now, message, level)
+                transitions.write_log(connection, claim.sequence, now, message, level, more)
 
         self._database.write_lightly(operation)
         self.changes.announce(claim.request_id)

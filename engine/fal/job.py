@@ -4,7 +4,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 State = Literal["IN_QUEUE", "IN_PROGRESS", "COMPLETED"]
 Priority = Literal["normal", "low"]
@@ -63,7 +63,15 @@ class Claim:
     waited_s: float
 
 
-def log_entry(timestamp: float, message: str, level: str) -> dict[str, Any]:
+class OnLog(Protocol):
+    """Told what happens in a job; `labels` are more about it, by name, for fal's log entry."""
+
+    def __call__(self, message: str, labels: Mapping[str, str] | None = None) -> None: ...
+
+
+def log_entry(
+    timestamp: float, message: str, level: str, labels: Mapping[str, str]
+) -> dict[str, Any]:
     """fal's log entry: the union of its documentation and its clients' types (section 5.2)."""
     moment = datetime.fromtimestamp(timestamp, UTC).replace(tzinfo=None)
     return {
@@ -71,7 +79,7 @@ def log_entry(timestamp: float, message: str, level: str) -> dict[str, Any]:
         "message": message,
         "level": level,
         "source": "USER",
-        "labels": {},
+        "labels": dict(labels),
     }
 
 

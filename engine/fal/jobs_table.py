@@ -97,6 +97,7 @@ logs = Table(
     Column("timestamp", Double, nullable=False),
     Column("level", String, nullable=False),
     Column("message", Text, nullable=False),
+    Column("labels", Text, nullable=False),
 )
 webhooks = Table(
     "lightfill_webhooks",

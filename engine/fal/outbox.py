@@ -103,7 +103,7 @@ class Outbox:
             if connection.execute(changed).rowcount != 1:
                 return False
             if log is not None:
-                write_log(connection, delivery.sequence, now, log, "WARN")
+                write_log(connection, delivery.sequence, now, log, "WARN", {})
             return True
 
         return self._database.write_lightly(operation)

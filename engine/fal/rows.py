@@ -88,4 +88,7 @@ def claim_of(connection: Connection, row: Row[Any]) -> Claim:
 
 def _logs(connection: Connection, sequence: int) -> list[dict[str, Any]]:
     found = select(logs).where(logs.c.sequence == sequence).order_by(logs.c.number)
-    return [log_entry(row.timestamp, row.message, row.level) for row in connection.execute(found)]
+    return [
+        log_entry(row.timestamp, row.message, row.level, json.loads(row.labels))
+        for row in connection.execute(found)
+    ]

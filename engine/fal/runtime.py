@@ -15,15 +15,17 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from ..errors import DatabaseUnavailable
 from .settings import Settings
 
 if TYPE_CHECKING:
+    from ..bundle import Bundle
     from ..pipeline import Inpainter
     from .endpoint import Endpoint
-    from .job import Claim
+    from .job import Claim, OnLog
     from .observer import JobObserver
     from .worker import Run
 
@@ -114,6 +116,14 @@ class Runtime:
         if self._configuration.run is None:
             self.endpoint.warm_up()
 
+    @cached_property
+    def bundle(self) -> "Bundle":
+        """The model bundle that jobs run on; raises BundleError. No model is opened for it."""
+        from ..bundle import Bundle
+
+        given = self._configuration.inpainter
+        return Bundle.open(self.settings.bundle) if given is None else given.bundle
+
     @property
     def endpoint(self) -> "Endpoint":
         """What runs the jobs, made at first use."""
@@ -126,7 +136,7 @@ class Runtime:
             return self._endpoint
 
     def _run(
-        self, claim: "Claim", log: Callable[[str], None], cancelled: Callable[[], bool]
+        self, claim: "Claim", log: "OnLog", cancelled: Callable[[], bool]
     ) -> tuple[int, dict[str, Any], dict[str, float]]:
         """In the worker's thread: the endpoint's output for one job."""
         if self._swept is None or time.monotonic() - self._swept > _SWEEP_S:

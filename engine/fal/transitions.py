@@ -148,11 +148,17 @@ def requeue(connection: Connection, which: ColumnElement[bool], *, losses: int =
     return done.rowcount == 1
 
 
-def write_log(connection: Connection, sequence: int, now: float, message: str, level: str) -> None:
+def write_log(
+    connection: Connection,
+    sequence: int,
+    now: float,
+    message: str,
+    level: str,
+    labels: Mapping[str, str],
+) -> None:
     """Append a log line to job `sequence`."""
-    connection.execute(
-        insert(logs).values(sequence=sequence, timestamp=now, level=level, message=message)
-    )
+    values = {"sequence": sequence, "timestamp": now, "level": level, "message": message}
+    connection.execute(insert(logs).values(**values, labels=as_json(labels)))
 
 
 def settle(
@@ -201,6 +207,6 @@ def _recover(connection: Connection, row: Row[Any], now: float, max_losses: int)
     if error is not None:
         done = fail(connection, is_running, row.sequence, now, error)
     else:
-        write_log(connection, row.sequence, now, f"{message}; the request runs again", "WARN")
+        write_log(connection, row.sequence, now, f"{message}; the request runs again", "WARN", {})
         done = requeue(connection, (jobs.c.sequence == row.sequence) & is_running, losses=1)
     return Settled(row.request_id, error) if done else None

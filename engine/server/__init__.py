@@ -7,6 +7,7 @@
     queue_routes.py   submit, status, result, cancel      run_routes.py   run and stream
     upload_routes.py  uploads in all of fal's ways        uploads.py       what they have in common
     file_routes.py    stored files                        proxy.py         fal's proxy protocol
+    page_routes.py    the page at / and page/         model_routes.py  what it paints with
     following.py      waiting for a request's changes in asyncio
     replies.py        Reply and errors as HTTP
     webhooks.py       sends what completed jobs owe (webhook_*.py: body, signature, keys, places)

@@ -17,8 +17,10 @@ from .file_routes import file_router
 from .health_routes import health_router
 from .layers import BodyLimit, Faults, OnlyThisMachine, RequestIds
 from .metrics_routes import metrics_router
+from .model_routes import model_router
 from .observing import Observed
 from .openapi import document
+from .page_routes import page_router
 from .proxy import Proxy
 from .queue_routes import queue_router
 from .replies import answer_errors
@@ -34,7 +36,7 @@ _EXPOSED = [
 _COUNT_FOR_THEMSELVES = re.compile(r"PUT /files/.*|POST /cdn/files/upload")
 _ROUTERS = (
     queue_router, run_router, upload_router, file_router, webhook_router, metrics_router,
-    health_router,
+    health_router, model_router,
 )  # fmt: skip
 _SWEEP_S = 3600.0
 
@@ -53,7 +55,7 @@ def create_app(site: Site) -> FastAPI:
         redirect_slashes=False,
     )
     app.state.site = site
-    routers = [made(site) for made in _ROUTERS]
+    routers = [*(made(site) for made in _ROUTERS), page_router()]
     for router in routers:
         app.include_router(router)
     document(app)

@@ -102,8 +102,9 @@ def test_the_stream_tells_every_state_and_each_log_once(
                     if any(log["message"] == "step 1/2" for log in events[-1]["logs"] or []):
                         scripted.gate.set()
         assert events[-1]["status"] == "COMPLETED"
-        told = [log["message"] for event in events for log in event["logs"] or []]
-        assert told == ["step 1/2", "step 2/2"]
+        told = [log for event in events for log in event["logs"] or []]
+        assert [log["message"] for log in told] == ["step 1/2", "step 2/2"]
+        assert [log["labels"] for log in told] == [{"colour": "red"}, {}]
 
 
 @pytest.mark.parametrize(

@@ -46,8 +46,11 @@ def test_another_versions_tables_are_left_alone(
 ) -> None:
     Database(database_url).close()
     Database(database_url).close()
-    monkeypatch.setattr(jobs_table, "SCHEMA_VERSION", 3)
-    with pytest.raises(DatabaseUnavailable, match="has schema 2, this lightfill 3"):
+    version = jobs_table.SCHEMA_VERSION
+    monkeypatch.setattr(jobs_table, "SCHEMA_VERSION", version + 1)
+    with pytest.raises(
+        DatabaseUnavailable, match=f"has schema {version}, this lightfill {version + 1}"
+    ):
         Database(database_url)
 
 

@@ -305,7 +305,7 @@ def test_logs_have_fals_shape(queue: JobQueue) -> None:
     request_id = submit(queue)
     claim = claimed(queue)
     queue.log(claim, "step 1/4")
-    queue.log(claim, "careful", "WARN")
+    queue.log(claim, "careful", "WARN", {"preview": "data:,"})
     assert queue.status(request_id).logs is None
     logs = queue.status(request_id, with_logs=True).logs
     assert logs == [
@@ -314,9 +314,12 @@ def test_logs_have_fals_shape(queue: JobQueue) -> None:
             "message": message,
             "level": level,
             "source": "USER",
-            "labels": {},
+            "labels": labels,
         }
-        for message, level in [("step 1/4", "INFO"), ("careful", "WARN")]
+        for message, level, labels in [
+            ("step 1/4", "INFO", {}),
+            ("careful", "WARN", {"preview": "data:,"}),
+        ]
     ]
     queue.finish(claim, 200, {}, {})
     assert queue.status(request_id, with_logs=True).logs == logs
