@@ -67,7 +67,7 @@ def decode_photo(source: ImageSource, field: str = "image", max_pixels: int = MA
     with _decoding(field, source):
         picture = _eight_bit(picture, field)
         if _has_alpha(picture):
-            layer = picture.convert("RGBA")
+            layer = _rgba(picture)
             picture = Image.alpha_composite(Image.new("RGBA", layer.size, _WHITE), layer)
         return Photo(_pixels(picture.convert("RGB")), profile)
 
@@ -88,15 +88,29 @@ def decode_mask(
 def _mask_of(picture: Image.Image) -> NDArray[np.uint8]:
     if not _has_alpha(picture):
         return _pixels(picture.convert("L"))
-    layer = picture.convert("RGBA")
+    layer = _rgba(picture)
     alpha = _pixels(layer.getchannel("A"))
     if alpha.min() == 255:
         return _pixels(picture.convert("L"))
-    colours = _pixels(layer.convert("RGB"))[alpha > 0]
-    if len(colours) and (colours == colours[0]).all():
+    if _visible_in_one_colour(layer, alpha > 0):
         return alpha
-    luminance = _pixels(layer.convert("RGB").convert("L"))
-    return (luminance.astype(np.uint16) * alpha // 255).astype(np.uint8)
+    opaque = _pixels(layer.convert("RGB").convert("L"))
+    mask: NDArray[np.uint8] = np.empty_like(alpha)
+    for row in range(len(mask)):  # of a large picture, all rows at once would be hundreds of MB
+        mask[row] = opaque[row].astype(np.uint16) * alpha[row] // 255
+    return mask
+
+
+def _visible_in_one_colour(layer: Image.Image, visible: NDArray[np.bool_]) -> bool:
+    """Whether all `visible` pixels of an RGBA layer have one colour."""
+    if not visible.any():
+        return False
+    for name in "RGB":
+        channel = _pixels(layer.getchannel(name))
+        lowest = channel.min(where=visible, initial=255)
+        if lowest != channel.max(where=visible, initial=0):
+            return False
+    return True
 
 
 def encode(picture: Image.Image, file_format: str) -> bytes:
@@ -285,6 +299,11 @@ def _narrowed(values: NDArray[Any]) -> NDArray[np.uint8]:
 
 def _has_alpha(picture: Image.Image) -> bool:
     return picture.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in picture.info
+
+
+def _rgba(picture: Image.Image) -> Image.Image:
+    """The picture itself if it is RGBA: converting would copy it."""
+    return picture if picture.mode == "RGBA" else picture.convert("RGBA")
 
 
 def _pixels(picture: Image.Image) -> NDArray[np.uint8]:

@@ -24,6 +24,8 @@ _KEYS = {
     "text_encoder_2": ("clip_g", "text_encoders_1"),
 }
 MAX_BYTES = 64 << 20
+_MAX_TOKENS = 1000
+"""Of one file; a prompt has room for 75."""
 
 
 @dataclass(frozen=True)
@@ -62,6 +64,7 @@ def load_textual_inversion(
     """Read a safetensors file, or its bytes, for `tokens`; InvalidInput names what does not fit."""
     _check_tokens(tokens)
     data, name = (source, "the file") if isinstance(source, bytes) else (_read(source), source)
+    _check_size(len(data), name)
     try:
         tensors = load(data)
     except (SafetensorError, KeyError, ValueError) as error:
@@ -81,6 +84,8 @@ def _check_tokens(tokens: Any) -> None:
     listed = isinstance(tokens, list | tuple) and all(isinstance(token, str) for token in tokens)
     if not listed or not all(token.strip() for token in tokens) or not tokens:
         raise InvalidInput("embeddings", f"tokens {tokens!r} must be a list of words")
+    if len(tokens) > _MAX_TOKENS:
+        raise InvalidInput("embeddings", f"{len(tokens)} tokens are given; pass those of the file")
     if any("\ud800" <= character <= "\udfff" for token in tokens for character in token):
         raise InvalidInput("embeddings", f"tokens {tokens!r} hold half a surrogate pair")
     if len(set(tokens)) != len(tokens):
@@ -97,9 +102,13 @@ def _read(path: str | os.PathLike[str]) -> bytes:
         raise FileDownloadError(
             "embeddings", f"{path} cannot be read: {reason}; check the path"
         ) from error
-    if size > MAX_BYTES:
-        raise InvalidInput("embeddings", f"{path} is larger than 64 MB: no embedding; check it")
+    _check_size(size, path)
     return data
+
+
+def _check_size(size: int, name: object) -> None:
+    if size > MAX_BYTES:
+        raise InvalidInput("embeddings", f"{name} is larger than 64 MB: no embedding; check it")
 
 
 def _pick(

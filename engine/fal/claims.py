@@ -5,13 +5,15 @@ from typing import Any
 
 from sqlalchemy import Connection, delete, select, update
 
+from ..errors import InvalidInput
 from . import rows, transitions
 from .changes import WORK, Changes
 from .database import Database
 from .job import Claim, Level, as_json
-from .jobs_table import arguments, is_completed, jobs, logs, results
+from .jobs_table import arguments, is_completed, is_running, jobs, logs, results
 
 _SWEPT_AT_ONCE = 500
+_UNREADABLE = InvalidInput("arguments", "cannot be read back; nest them less deep")
 
 
 class Claims:
@@ -41,8 +43,13 @@ class Claims:
 
         def operation(connection: Connection) -> tuple[list[str], Claim | None]:
             settled = transitions.settle(connection, now, self._max_losses)
-            row = transitions.claim(connection, worker, now, self.lease_s)
-            return settled, None if row is None else rows.claim_of(connection, row)
+            while row := transitions.claim(connection, worker, now, self.lease_s):
+                try:
+                    return settled, rows.claim_of(connection, row)
+                except (ValueError, RecursionError):  # it must not stop the jobs behind it
+                    transitions.fail(connection, is_running, row.sequence, now, _UNREADABLE)
+                    settled.append(row.request_id)
+            return settled, None
 
         settled, claim = self._database.write_lightly(operation)
         self.changes.announce(*settled, *([] if claim is None else [claim.request_id]))

@@ -17,9 +17,9 @@ from pathlib import Path
 from typing import TypeVar
 
 from sqlalchemy import URL, Connection, Engine, create_engine, event, func, make_url, select
-from sqlalchemy.exc import ArgumentError, OperationalError, SQLAlchemyError
+from sqlalchemy.exc import ArgumentError, DataError, OperationalError, SQLAlchemyError
 
-from ..errors import DatabaseUnavailable
+from ..errors import DatabaseUnavailable, InvalidInput
 from .group_commit import GroupCommit
 from .jobs_table import create_tables
 
@@ -102,9 +102,16 @@ class Database:
 
     @contextmanager
     def _told(self) -> Iterator[None]:
-        """No foreign exception leaves: the driver's become DatabaseUnavailable."""
+        """No foreign exception leaves: the driver's become DatabaseUnavailable.
+
+        InvalidInput if it is the values that the database refuses: repeating that is no use.
+        """
         try:
             yield
+        except DataError as error:
+            raise InvalidInput(
+                "request", f"the job database cannot hold it ({error.orig}); make it smaller"
+            ) from error
         except (SQLAlchemyError, sqlite3.Error, OSError) as error:
             reason = str(getattr(error, "orig", None) or error).strip().splitlines()[0]
             raise DatabaseUnavailable(
@@ -138,7 +145,12 @@ def _sqlite(url: URL) -> Engine:
             f"Python's SQLite is {sqlite3.sqlite_version}; jobs need 3.35 or newer: use a Python "
             "built with one, or PostgreSQL through database_url"
         )
-    Path(str(url.database)).parent.mkdir(parents=True, exist_ok=True)
+    file = Path(str(url.database))
+    if not str(file).startswith("file:"):
+        # Connections are opened later, too, perhaps in another working directory.
+        file = file.absolute()
+        url = url.set(database=str(file))
+        file.parent.mkdir(parents=True, exist_ok=True)
     # isolation_level None: the driver begins nothing by itself, `begin` below does.
     options = {"timeout": _BUSY_S, "check_same_thread": False, "isolation_level": None}
     engine = create_engine(url, connect_args=options, pool_size=16, max_overflow=-1)

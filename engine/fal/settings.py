@@ -98,8 +98,8 @@ class Settings:
         for item in fields(self):
             value = getattr(self, item.name)
             kinds = _kinds(item.name)
-            if isinstance(value, str) and Path in kinds and not isinstance(value, Path):
-                value = Path(value)
+            if isinstance(value, str | Path) and Path in kinds:
+                value = _absolute(item.name, Path(value))
             if isinstance(value, int) and not isinstance(value, bool) and float in kinds:
                 value = float(value)
             if type(value) not in kinds and not (isinstance(value, Path) and Path in kinds):
@@ -136,7 +136,12 @@ class Settings:
     @property
     def database(self) -> str:
         """The URL of the job database."""
-        return self.database_url or f"sqlite:///{self.data_dir / 'queue.sqlite3'}"
+        if self.database_url is not None:
+            return self.database_url
+        from sqlalchemy import URL
+
+        file = str(self.data_dir / "queue.sqlite3")  # a URL has to quote some of its characters
+        return URL.create("sqlite", database=file).render_as_string()
 
     @property
     def files_dir(self) -> Path:
@@ -200,7 +205,7 @@ _PARSERS: Mapping[type, Callable[[str], Any]] = {
     int: int,
     float: float,
     str: str,
-    Path: lambda text: Path(text).expanduser(),
+    Path: Path,
 }
 
 
@@ -210,8 +215,16 @@ def _parsed(name: str, text: str) -> Any:
         return None
     try:
         return _PARSERS[kinds[0]](text.strip())
-    except (ValueError, KeyError, RuntimeError):
+    except (ValueError, KeyError):
         raise _wrong(name, text, f"must be {_words(kinds)}") from None
+
+
+def _absolute(name: str, path: Path) -> Path:
+    """The path as it is now: programs may change their working directory later."""
+    try:
+        return path.expanduser().absolute()
+    except RuntimeError:
+        raise _wrong(name, str(path), "must be a path (nobody of that name has a home)") from None
 
 
 def _wrong(name: str, value: Any, reason: str) -> InvalidInput:

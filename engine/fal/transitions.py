@@ -14,7 +14,7 @@ from typing import Any
 from sqlalchemy import Column, ColumnElement, Connection, Row, delete, insert, or_, select, update
 
 from ..errors import Cancelled, LightfillError, StartTimeout, WorkerLost
-from .job import Claim, as_json, failure
+from .job import Claim, as_json, failure, storable
 from .jobs_table import (
     COMPLETED,
     IN_PROGRESS,
@@ -91,7 +91,7 @@ def complete(
             lease_until=None,
             completed_at=now,
             status_code=status_code,
-            error=error,
+            error=None if error is None else storable(error),
             error_type=error_type,
             metrics=as_json(metrics),
         )
@@ -134,7 +134,9 @@ def requeue(connection: Connection, which: ColumnElement[bool], *, losses: int =
 def write_log(connection: Connection, sequence: int, now: float, message: str, level: str) -> None:
     """Append a log line to job `sequence`."""
     connection.execute(
-        insert(logs).values(sequence=sequence, timestamp=now, level=level, message=message)
+        insert(logs).values(
+            sequence=sequence, timestamp=now, level=level, message=storable(message)
+        )
     )
 
 
