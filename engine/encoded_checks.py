@@ -2,8 +2,8 @@
 
 A JPEG may repeat a scan of a hundred bytes over the whole picture any number of times (64
 megapixels: 27 ms each, measured); a TIFF may keep a small picture in one gigantic tile, which is
-inflated whole. Some kinds of PPM and BMP are decoded by Python itself, value by value (16 megapixels
-of a PPM: 22 s, measured), while other threads wait.
+inflated whole. Some kinds of PPM and BMP are decoded by Python itself, value by value, while other
+threads wait (16 megapixels of a PPM: 22 s, measured).
 """
 
 import re

@@ -170,6 +170,13 @@ def test_huge_file_is_refused_unread(demo_inpainter: Inpainter, tmp_path: Path) 
         paint(demo_inpainter, PROMPT, Embedding(path))
 
 
+def test_huge_bytes_and_too_many_tokens_are_refused(inversion: Path) -> None:
+    with pytest.raises(InvalidInput, match="the file is larger than 64 MB: no embedding"):
+        load_textual_inversion(bytes(65 << 20))
+    with pytest.raises(InvalidInput, match="5000 tokens are given; pass those of the file"):
+        load_textual_inversion(inversion, [f"<{number}>" for number in range(5000)])
+
+
 @pytest.mark.parametrize("tokens", [[], [""], [" "], ["<a>", "<a>"], "<s0>", [1, 2], None, 5])
 def test_unusable_tokens_are_refused(
     demo_inpainter: Inpainter, inversion: Path, tokens: Any

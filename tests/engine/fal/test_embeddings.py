@@ -17,6 +17,7 @@ from safetensors.numpy import save
 
 from lightfill import Embedding, Inpainter
 from lightfill.engine.errors import FileDownloadError, FileTooLarge, InvalidInput
+from lightfill.engine.fal import embeddings
 from lightfill.engine.fal.embeddings import kept, resolved
 from lightfill.engine.fal.endpoint import Endpoint
 from lightfill.engine.fal.files import Files
@@ -224,6 +225,18 @@ def test_the_download_limit_holds(server: str, tmp_path: Path, demo_inpainter: I
             resolved(
                 [WireEmbedding(path=data_uri(b"x")), WireEmbedding(path=path)], Files(settings)
             )
+
+
+def test_several_have_limits_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Or each of any number of them could take a download's time and 50 MiB of memory."""
+    files = Files(settings_in(tmp_path))
+    small = WireEmbedding(path=data_uri(VECTORS))
+    assert len(resolved([small] * 16, files)) == 16
+    with pytest.raises(InvalidInput, match=r"^embeddings: 17 are given, 16 may be"):
+        resolved([WireEmbedding(path="http://unreachable.test/")] * 17, files)
+    monkeypatch.setattr(embeddings, "MAX_BYTES", 2 * len(VECTORS))
+    with pytest.raises(FileTooLarge, match=r"^embeddings\.2\.path: all together have more"):
+        resolved([small] * 4, files)
 
 
 @pytest.mark.parametrize("local", [True, False])

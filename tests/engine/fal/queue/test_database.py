@@ -34,6 +34,15 @@ def test_urls_that_cannot_be_used(url: str, message: str) -> None:
     assert raised.value.http_status == 503
 
 
+def test_a_relative_file_stays_where_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    queue = JobQueue.open("sqlite:///q.sqlite3", max_length=None, retention_s=60, lease_s=30)
+    monkeypatch.chdir("/")
+    queue._database._engine.dispose()  # the next connection is a new one
+    assert queue.status(queue.submit("app", {})).state == "IN_QUEUE"
+    queue.close()
+
+
 def test_a_file_that_is_no_database(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("not a database, but long enough to be looked at" * 50)
     with pytest.raises(DatabaseUnavailable, match="file is not a database"):
