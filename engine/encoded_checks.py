@@ -31,8 +31,8 @@ def check_decoding_cost(picture: Image.Image, data: bytes, field: str) -> None:
     width, height = picture.size
     in_python = any(tile[0] in Image.DECODERS for tile in getattr(picture, "tile", ()))
     if in_python and width * height > MAX_PIXELS_IN_PYTHON:
-        limit = f"{MAX_PIXELS_IN_PYTHON / 1e6:g} megapixel"
-        reason = f"this kind of {picture.format} is read up to {limit} only"
+        most = f"{MAX_PIXELS_IN_PYTHON / 1e6:g} megapixel"
+        reason = f"this kind of {picture.format} is read up to {most} only"
         raise ImageLoadError(field, f"{reason}; save it as PNG")
     if picture.format == "TIFF":
         tags = getattr(picture, "tag_v2", {})

@@ -22,6 +22,7 @@ from sqlalchemy.exc import ArgumentError, DataError, OperationalError, SQLAlchem
 from ..errors import DatabaseUnavailable, InvalidInput
 from .group_commit import GroupCommit
 from .jobs_table import create_tables
+from .settings import without_secrets
 
 T = TypeVar("T")
 Clock = Callable[[], float]
@@ -36,7 +37,7 @@ class Database:
 
     def __init__(self, url: str, clock: Clock | None = None) -> None:
         self._url = _parsed(url)
-        self.shown_url = self._url.render_as_string(hide_password=True)
+        self.shown_url = without_secrets(self._url.render_as_string(hide_password=True))
         self.is_sqlite = self._url.get_backend_name() == "sqlite"
         with self._told():
             self._engine = _sqlite(self._url) if self.is_sqlite else _postgresql(self._url)
@@ -153,7 +154,10 @@ def _sqlite(url: URL) -> Engine:
         file.parent.mkdir(parents=True, exist_ok=True)
     # isolation_level None: the driver begins nothing by itself, `begin` below does.
     options = {"timeout": _BUSY_S, "check_same_thread": False, "isolation_level": None}
-    engine = create_engine(url, connect_args=options, pool_size=16, max_overflow=-1)
+    # hide_parameters: prompts and pictures are not for the logs.
+    engine = create_engine(
+        url, connect_args=options, pool_size=16, max_overflow=-1, hide_parameters=True
+    )
 
     @event.listens_for(engine, "connect")
     def connect(connection: sqlite3.Connection, _: object) -> None:
@@ -181,6 +185,7 @@ def _postgresql(url: URL) -> Engine:
             url,
             isolation_level="READ COMMITTED",
             pool_pre_ping=True,
+            hide_parameters=True,
             pool_size=8,
             max_overflow=24,
         )

@@ -67,7 +67,7 @@ class Settings:
     """
 
     data_dir: Path = field(default_factory=_user_data)
-    database_url: str | None = None
+    database_url: str | None = field(default=None, repr=False)  # it may hold a password
     bundle: Path | None = None
     device: str = "cpu"
     threads: int | None = None
@@ -153,7 +153,7 @@ class Settings:
         defaults = type(self)()
         for item in fields(self):
             value = getattr(self, item.name)
-            text = _without_secrets(str(value)) if item.name.endswith("_url") else str(value)
+            text = without_secrets(str(value)) if item.name.endswith("_url") else str(value)
             changed = value != getattr(defaults, item.name)
             yield Shown(_variable(item.name), text, changed)
 
@@ -189,7 +189,7 @@ def _words(kinds: tuple[type, ...]) -> str:
     return " or ".join(words.get(kind, "a path") for kind in kinds)
 
 
-def _without_secrets(url: str) -> str:
+def without_secrets(url: str) -> str:
     """The URL with its password starred out, also one given as a parameter."""
     return _PASSWORD_PARAMETER.sub(r"\1***", _PASSWORD.sub(r"\1***", url))
 

@@ -132,6 +132,7 @@ def test_passwords_are_not_shown(url: str) -> None:
     assert "hid" not in row.value
     assert "***" in row.value
     assert "db/jobs" in row.value
+    assert "hid" not in repr(Settings(database_url=url))
 
 
 def test_the_doctor_shows_every_setting() -> None:
