@@ -50,14 +50,6 @@ def resolved(
     return found
 
 
-def kept(path: str, files: Files, field: str, *, owner: str | None = None) -> str:
-    """A local caller's `path` as text that a queued job can carry: a local file is stored.
-
-    URLs and hub ids stay as they are.
-    """
-    return files.keep(path, field, owner=owner) if _exists(path) else path
-
-
 def _source(path: str, field: str, files: Files, owner: str | None, *, local: bool) -> bytes | Path:
     if local and _exists(path):
         return Path(path)
