@@ -173,6 +173,9 @@ def test_huge_file_is_refused_unread(demo_inpainter: Inpainter, tmp_path: Path) 
 def test_huge_bytes_and_too_many_tokens_are_refused(inversion: Path) -> None:
     with pytest.raises(InvalidInput, match="the file is larger than 64 MB: no embedding"):
         load_textual_inversion(bytes(65 << 20))
+    listing = b"{" + b" " * (2 << 20) + b"}"
+    with pytest.raises(InvalidInput, match="lists too many tensors: no embedding; check it"):
+        load_textual_inversion(struct.pack("<Q", len(listing)) + listing)
     with pytest.raises(InvalidInput, match="5000 tokens are given; pass those of the file"):
         load_textual_inversion(inversion, [f"<{number}>" for number in range(5000)])
 
