@@ -26,8 +26,8 @@ _KEYS = {
 MAX_BYTES = 64 << 20
 _MAX_HEADER = 1 << 20
 """Bytes of safetensors' list of tensors: 45 MB of empty ones take 21 s and 1.4 GB, measured."""
-_MAX_TOKENS = 1000
-"""Of one file; a prompt has room for 75."""
+_MAX_TOKENS, _MAX_TOKEN_LENGTH = 100, 100
+"""Of one file, and in characters. A prompt has room for 75 tokens."""
 
 
 @dataclass(frozen=True)
@@ -88,8 +88,9 @@ def _check_tokens(tokens: Any) -> None:
     listed = isinstance(tokens, list | tuple) and all(isinstance(token, str) for token in tokens)
     if not listed or not all(token.strip() for token in tokens) or not tokens:
         raise InvalidInput("embeddings", f"tokens {tokens!r} must be a list of words")
-    if len(tokens) > _MAX_TOKENS:
-        raise InvalidInput("embeddings", f"{len(tokens)} tokens are given; pass those of the file")
+    if len(tokens) > _MAX_TOKENS or any(len(token) > _MAX_TOKEN_LENGTH for token in tokens):
+        most = f"at most {_MAX_TOKENS} tokens of {_MAX_TOKEN_LENGTH} characters"
+        raise InvalidInput("embeddings", f"a file has {most}; pass those it was trained with")
     if any("\ud800" <= character <= "\udfff" for token in tokens for character in token):
         raise InvalidInput("embeddings", f"tokens {tokens!r} hold half a surrogate pair")
     if len(set(tokens)) != len(tokens):

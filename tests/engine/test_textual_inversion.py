@@ -176,8 +176,9 @@ def test_huge_bytes_and_too_many_tokens_are_refused(inversion: Path) -> None:
     listing = b"{" + b" " * (2 << 20) + b"}"
     with pytest.raises(InvalidInput, match="lists too many tensors: no embedding; check it"):
         load_textual_inversion(struct.pack("<Q", len(listing)) + listing)
-    with pytest.raises(InvalidInput, match="5000 tokens are given; pass those of the file"):
-        load_textual_inversion(inversion, [f"<{number}>" for number in range(5000)])
+    for tokens in ([f"<{number}>" for number in range(101)], ["<s0>", "s" * 101]):
+        with pytest.raises(InvalidInput, match="at most 100 tokens of 100 characters; pass those"):
+            load_textual_inversion(inversion, tokens)
 
 
 @pytest.mark.parametrize("tokens", [[], [""], [" "], ["<a>", "<a>"], "<s0>", [1, 2], None, 5])
