@@ -19,6 +19,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from .encoded_checks import check_decoding_cost
 from .errors import FileDownloadError, ImageLoadError, ImageTooLarge, InvalidInput
+from .layers import has_alpha, mask_of, over_white, pixels
 
 ImageSource = bytes | str | os.PathLike[str] | Image.Image | NDArray[Any]
 """Encoded bytes, a path, a PIL picture, or an array (height, width[, channels])."""
@@ -33,7 +34,6 @@ FORMATS = {"jpeg": "JPEG", "png": "PNG"}
 
 logger = logging.getLogger(__name__)
 
-_WHITE = (255, 255, 255, 255)
 _WIDE_MODES = ("I;16", "I;16B", "I;16L", "I;16N", "I", "F")
 _PNG_MODES = ("1", "L", "LA", "P", "RGB", "RGBA", "I;16")
 _READ = ("PNG", "JPEG", "MPO", "WEBP", "AVIF", "GIF", "BMP", "TIFF", "PPM")
@@ -66,10 +66,7 @@ def decode_photo(source: ImageSource, field: str = "image", max_pixels: int = MA
     profile = picture.info.get("icc_profile") if picture.mode in ("RGB", "RGBA") else None
     with _decoding(field, source):
         picture = _eight_bit(picture, field)
-        if _has_alpha(picture):
-            layer = _rgba(picture)
-            picture = Image.alpha_composite(Image.new("RGBA", layer.size, _WHITE), layer)
-        return Photo(_pixels(picture.convert("RGB")), profile)
+        return Photo(pixels(over_white(picture).convert("RGB")), profile)
 
 
 def decode_mask(
@@ -82,35 +79,7 @@ def decode_mask(
     """
     picture = _open(source, field, max_pixels)
     with _decoding(field, source):
-        return _mask_of(_eight_bit(picture, field))
-
-
-def _mask_of(picture: Image.Image) -> NDArray[np.uint8]:
-    if not _has_alpha(picture):
-        return _pixels(picture.convert("L"))
-    layer = _rgba(picture)
-    alpha = _pixels(layer.getchannel("A"))
-    if alpha.min() == 255:
-        return _pixels(picture.convert("L"))
-    if _visible_in_one_colour(layer, alpha > 0):
-        return alpha
-    opaque = _pixels(layer.convert("RGB").convert("L"))
-    mask: NDArray[np.uint8] = np.empty_like(alpha)
-    for row in range(len(mask)):  # of a large picture, all rows at once would be hundreds of MB
-        mask[row] = opaque[row].astype(np.uint16) * alpha[row] // 255
-    return mask
-
-
-def _visible_in_one_colour(layer: Image.Image, visible: NDArray[np.bool_]) -> bool:
-    """Whether all `visible` pixels of an RGBA layer have one colour."""
-    if not visible.any():
-        return False
-    for name in "RGB":
-        channel = _pixels(layer.getchannel(name))
-        lowest = channel.min(where=visible, initial=255)
-        if lowest != channel.max(where=visible, initial=0):
-            return False
-    return True
+        return mask_of(_eight_bit(picture, field))
 
 
 def encode(picture: Image.Image, file_format: str) -> bytes:
@@ -145,7 +114,7 @@ def to_png(source: ImageSource, field: str = "image", max_pixels: int = MAX_PIXE
         profile = picture.info.get("icc_profile")
         if picture.mode not in _PNG_MODES:
             picture, profile = _eight_bit(picture, field), None
-            picture = picture.convert("RGBA" if _has_alpha(picture) else "RGB")
+            picture = picture.convert("RGBA" if has_alpha(picture) else "RGB")
         picture.save(buffer, "PNG", compress_level=PNG_LEVEL, icc_profile=profile, exif=b"")
     return buffer.getvalue()
 
@@ -295,20 +264,6 @@ def _narrowed(values: NDArray[Any]) -> NDArray[np.uint8]:
     """16 to 8 bits, so that 0 stays 0 and 65535 becomes 255."""
     narrowed: NDArray[np.uint8] = ((values.astype(np.uint32) + 128) // 257).astype(np.uint8)
     return narrowed
-
-
-def _has_alpha(picture: Image.Image) -> bool:
-    return picture.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in picture.info
-
-
-def _rgba(picture: Image.Image) -> Image.Image:
-    """The picture itself if it is RGBA: converting would copy it."""
-    return picture if picture.mode == "RGBA" else picture.convert("RGBA")
-
-
-def _pixels(picture: Image.Image) -> NDArray[np.uint8]:
-    array: NDArray[np.uint8] = np.asarray(picture)
-    return array
 
 
 def _name(source: ImageSource) -> str:
