@@ -26,6 +26,8 @@ ImageSource = bytes | str | os.PathLike[str] | Image.Image | NDArray[Any]
 
 MAX_PIXELS = 64_000_000
 """Larger pictures are refused from their header, before they are decoded."""
+_LONGEST_SIDE = 65_535
+"""As JPEG has it. Pillow spends time and memory on every row, also of a picture one pixel wide."""
 PILLOW_MAX_PIXELS = Image.MAX_IMAGE_PIXELS or 2**63
 MASK_THRESHOLD = 128
 JPEG_QUALITY = 95
@@ -174,6 +176,12 @@ def _check_pixel_count(size: tuple[int, int], field: str, max_pixels: int) -> No
             f"{width}x{height} is {width * height / 1e6:.0f} megapixels, "
             f"the limit is {max_pixels / 1e6:.0f}; scale it down first",
             context={"max_resolution": max_pixels},
+        )
+    if max(size) > _LONGEST_SIDE:
+        raise ImageTooLarge(
+            field,
+            f"{width}x{height} has a side of more than {_LONGEST_SIDE} pixels; scale it down first",
+            context={"max_height": _LONGEST_SIDE, "max_width": _LONGEST_SIDE},
         )
     if not width or not height:
         raise ImageLoadError(
