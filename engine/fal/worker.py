@@ -219,7 +219,7 @@ class _Lease:
         now = time.monotonic()
         try:
             ours = self._queue.heartbeat(self._claim)
-        except DatabaseUnavailable:
+        except Exception:  # without heartbeats the job would be run again elsewhere
             logger.exception("no heartbeat of request %s", self._claim.request_id)
             return not self.expired()
         self._renewed = now

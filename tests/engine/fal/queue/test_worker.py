@@ -202,6 +202,30 @@ def test_a_long_job_keeps_its_lease(tmp_path: Path) -> None:
     queue.close()
 
 
+def test_a_heartbeat_that_fails_is_tried_again(
+    queue: JobQueue, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.CRITICAL)
+    heartbeat, beats = queue.heartbeat, threading.Semaphore(0)
+    errors: list[Exception] = [KeyError("a bug"), DatabaseUnavailable("away")]
+
+    def fails_twice(claim: Claim) -> bool:
+        if errors:
+            raise errors.pop()
+        ours = heartbeat(claim)
+        beats.release()
+        return ours
+
+    def lives_on(*_: object) -> Any:
+        return 200, {"beats": beats.acquire(timeout=PATIENCE_S)}, {}
+
+    monkeypatch.setattr(queue, "heartbeat", fails_twice)
+    request_id = queue.submit("app", {})
+    with Worker(queue, lives_on, heartbeat_s=0.01):
+        until_state(queue, request_id, "COMPLETED")
+    assert queue.result(request_id).body == {"beats": True}
+
+
 def test_stop_lets_the_job_finish(queue: JobQueue) -> None:
     begun, may_end = threading.Event(), threading.Event()
 
