@@ -258,6 +258,8 @@ def test_a_forked_child_starts_anew_and_leaves_the_parent_s_alone(tmp_path: Path
         """
         import multiprocessing, sys, warnings
         warnings.simplefilter("ignore", DeprecationWarning)  # 3.12 warns of threads and fork
+        from lightfill.engine.fal.worker import Worker
+        Worker.__init__.__kwdefaults__["poll_s"] = 600  # the parent must not run the child's job
 
         def child(pipe):
             try:
