@@ -19,6 +19,8 @@ from .validation import error_body
 _REQUEST = re.compile(r"(?:.*/)?([^/]+/[^/]+)/requests/([^/]+?)(?:/(?:status|cancel|response))?/?")
 _FILE_FIELDS = ("image_url", "mask_url")
 _LONGEST_PATH = 4096
+_URL = re.compile(r"\s*[A-Za-z][A-Za-z0-9+.-]+:")
+"""How one begins; one letter alone is a drive."""
 
 
 class LocalTransport:
@@ -101,10 +103,10 @@ def _stored(arguments: Any, files: Files) -> Any:
         return arguments
     kept = dict(arguments)
     for field in _FILE_FIELDS:
-        if field in kept and _is_local(kept[field]):
+        if field in kept and (_is_local(kept[field]) or _is_path(kept[field])):
             kept[field] = files.keep(kept[field], field)
     embeddings = kept.get("embeddings")
-    if isinstance(embeddings, list):
+    if isinstance(embeddings, list | tuple):
         kept["embeddings"] = [
             {**each, "path": files.keep(each["path"], f"embeddings.{index}.path")}
             if isinstance(each, Mapping) and _is_local(each.get("path"))
@@ -125,3 +127,8 @@ def _is_local(value: Any) -> bool:
         return len(value) < _LONGEST_PATH and Path(value).is_file()
     except (OSError, ValueError):
         return False
+
+
+def _is_path(value: Any) -> bool:
+    """Whether it can be nothing but a path, though there is no such file: better said at once."""
+    return isinstance(value, str) and 0 < len(value) < _LONGEST_PATH and not _URL.match(value)

@@ -85,6 +85,15 @@ def test_nothing_of_a_foreign_error_is_told() -> None:
     assert body == (500, {"detail": "Internal Server Error"})
 
 
+@pytest.mark.parametrize("kind", [InvalidInput, LightfillError])
+def test_a_message_is_cut_short_and_is_utf_8(kind: type[LightfillError]) -> None:
+    """It may quote what a caller chose: megabytes of token names, or half a surrogate pair."""
+    text = "\ud800" + "<token> " * 1_000_000
+    error = InvalidInput("embeddings", text) if kind is InvalidInput else kind(text)
+    _, body = error_body(error)
+    assert len(json.dumps(body, ensure_ascii=False).encode()) < 1500
+
+
 def test_a_limit_is_in_ctx() -> None:
     error = FileTooLarge("mask_url", "is too large", context={"max_size": 5})
     assert error_body(error)[1]["detail"][0]["ctx"] == {"max_size": 5}
