@@ -16,6 +16,7 @@ from lightfill.engine.errors import (
     ImageTooLarge,
     InvalidInput,
     LightfillError,
+    RateLimited,
     RequestInvalid,
 )
 from lightfill.engine.fal.validation import error_body
@@ -30,6 +31,8 @@ def made(kind: type[LightfillError]) -> LightfillError:
         return RequestInvalid([{"type": "missing", "loc": ["body", "x"], "msg": "m", "input": 1}])
     if kind is DeviceOutOfMemory:
         return DeviceOutOfMemory("is wrong", wanted=1)
+    if kind is RateLimited:
+        return RateLimited("is wrong", retry_after_s=3)
     return kind("image", "is wrong") if issubclass(kind, InvalidInput) else kind("is wrong")
 
 

@@ -143,11 +143,11 @@ def test_what_the_database_refuses_to_hold_ends_its_job(
     caplog.set_level(logging.CRITICAL)
     finish, bodies = queue.finish, []
 
-    def too_big_at_first(claim: Claim, status_code: int, body: Any, metrics: Any) -> bool:
+    def too_big_at_first(claim: Claim, status_code: int, body: Any, *more: Any) -> bool:
         bodies.append(body)
         if len(bodies) == 1:
             queue._database.write(refused)
-        return finish(claim, status_code, body, metrics)
+        return finish(claim, status_code, body, *more)
 
     def refused(_: Any) -> None:
         raise DataError("INSERT", {}, Exception("string or blob too big"))
