@@ -143,11 +143,11 @@ def test_what_the_database_refuses_to_hold_ends_its_job(
     caplog.set_level(logging.CRITICAL)
     finish, bodies = queue.finish, []
 
-    def too_big_at_first(claim: Claim, status_code: int, body: Any, metrics: Any) -> bool:
-        bodies.append(body)
+    def too_big_at_first(*outcome: Any) -> bool:
+        bodies.append(outcome[2])
         if len(bodies) == 1:
             queue._database.write(refused)
-        return finish(claim, status_code, body, metrics)
+        return finish(*outcome)
 
     def refused(_: Any) -> None:
         raise DataError("INSERT", {}, Exception("string or blob too big"))
