@@ -14,6 +14,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from .checks import real_number
+from .cli_bench import bench
 from .cli_build import build, engines
 from .cli_export import export
 from .cli_reports import doctor, info, plain
@@ -34,6 +35,7 @@ app.command()(export)
 app.command()(build)
 app.command()(engines)
 app.command()(verify)
+app.command()(bench)
 app.command()(doctor)
 app.command()(info)
 _screen = Console(stderr=True)

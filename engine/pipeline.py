@@ -204,10 +204,11 @@ class Inpainter:
             posterior = self._posterior(framing.padded_pixels)
         report = reporter(on_step, schedule.steps * len(batches), timings.unet)
         clean: list[NDArray[np.float32]] = []
-        for known in known_latents(request, posterior, framing.canvas, batches):
-            sigma = float(schedule.sigmas[0])
-            x = starting_latents(known, sigma, pure_noise=request.strength == 1.0)
-            clean.append(denoise(unet, x, known, schedule, conditioning, request.blend, report))
+        with timings.measure("denoise"):
+            for known in known_latents(request, posterior, framing.canvas, batches):
+                sigma = float(schedule.sigmas[0])
+                x = starting_latents(known, sigma, pure_noise=request.strength == 1.0)
+                clean.append(denoise(unet, x, known, schedule, conditioning, request.blend, report))
         with timings.measure("vae_decode"):
             decoded = [vae.decode(self._vae_decoder, x, self._scaling_factor) for x in clean]
         with timings.measure("composite"):

@@ -6,7 +6,7 @@ nor PyTorch.
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Sequence
 from dataclasses import astuple
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,6 @@ import onnx_ir as ir
 from ..engine.atomic_write import write_atomically
 from ..engine.components import PIXELS_PER_LATENT
 from ..engine.manifest import Arithmetic, Role
-from ..engine.request import IMAGE_SIZES
 from .architecture import build
 from .base import kind_of
 from .graph_cache import traced
@@ -32,6 +31,8 @@ ROLES: tuple[Role, ...] = (
     "unet",
     "vae_decoder",
 )
+SIZES = ((1024, 1024), (512, 512), (768, 1024), (576, 1024), (1024, 768), (1024, 576))
+"""fal's presets, width and height in pixels."""
 _ARITHMETIC: Arithmetic = "float16"  # what GPUs run, and predictions are for GPUs
 
 
@@ -43,12 +44,13 @@ def main() -> None:
 
 def table(
     kind: str,
-    sizes: Mapping[str, tuple[int, int]] = IMAGE_SIZES,
+    sizes: Sequence[tuple[int, int]] = SIZES,
     arithmetic: Arithmetic = _ARITHMETIC,
 ) -> dict[str, Any]:
-    """Costs by role and size "WIDTHxHEIGHT", one picture; nodes are [operator, flops, bytes, count].
+    """Costs by role and size "WIDTHxHEIGHT", one picture.
 
-    Roles that a size does not change are there once, under "any".
+    Nodes are [operator, flops, bytes, count]. Roles that a size does not change are there
+    once, under "any".
     """
     configs = synthetic_configs(kind)
     counted: dict[str, dict[str, Any]] = {}
@@ -57,7 +59,7 @@ def table(
         model = ir.to_proto(traced(component, arithmetic))
         changes = role in {"unet", "vae_encoder", "vae_decoder"}
         counted[role] = {}
-        for width, height in sizes.values() if changes else [(512, 512)]:
+        for width, height in sizes if changes else [(512, 512)]:
             cost = count_model(
                 model,
                 role,

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from ..engine.errors import BuildFailed, LightfillError
+from ..engine.peak_memory import peak_bytes
 from .engine_network import (
     Shapes,
     counted_layers,
@@ -31,7 +32,6 @@ from .engine_network import (
 from .engine_order import Answer, Order, Outcome
 from .engine_phases import Phases
 from .lint import lint
-from .peak_memory import peak_bytes
 
 Tell = Callable[[Answer], None]
 

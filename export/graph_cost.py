@@ -219,11 +219,13 @@ class _Counting:
             )
             shape = self.shape(node.input[0])[start:end]
             yield node.output[0], np.array(shape, np.int64)
-        elif all(name in self._numbers for name in given):
-            if sum(math.prod(self.shape(name)) for name in node.output if name) <= _SMALL:
-                evaluator = ReferenceEvaluator(node)
-                results = evaluator.run(None, {name: self._numbers[name] for name in given})
-                yield from zip(node.output, map(np.asarray, results), strict=True)
+        elif all(name in self._numbers for name in given) and self._is_small(node):
+            numbers = {name: self._numbers[name] for name in given}
+            results = ReferenceEvaluator(node).run(None, numbers)
+            yield from zip(node.output, map(np.asarray, results), strict=True)
+
+    def _is_small(self, node: NodeProto) -> bool:
+        return sum(math.prod(self.shape(name)) for name in node.output if name) <= _SMALL
 
 
 def _may_shape(tensor: TensorProto) -> bool:
@@ -253,4 +255,4 @@ def _attention_flops(
         return 2 * rows * key[-2] * (query[-1] + value[-1])
     heads = {a.name: a.i for a in node.attribute}
     per_key = key[-1] // heads["kv_num_heads"] + value[-1] // heads["kv_num_heads"]
-    return 2 * rows * heads["q_num_heads"] * key[-2] * per_key
+    return int(2 * rows * heads["q_num_heads"] * key[-2] * per_key)
