@@ -17,6 +17,7 @@ def describe() -> dict[str, Any]:
 
     return {
         "machine": machine(),
+        "cores": cores(),
         "memory_bytes": int(psutil.virtual_memory().total),
         "available_bytes": int(psutil.virtual_memory().available),
         "load_average": os.getloadavg()[0] if hasattr(os, "getloadavg") else None,
@@ -24,6 +25,12 @@ def describe() -> dict[str, Any]:
         "gpu": nvml.describe(),
         "versions": runtime_versions(),
     }
+
+
+def cores() -> int:
+    """How many this process may use."""
+    affinity = getattr(os, "sched_getaffinity", None)
+    return len(affinity(0)) if affinity else os.cpu_count() or 1
 
 
 def clocks(cpus: Path = _CPUS, cpuinfo: Path = _CPUINFO) -> dict[str, Any]:

@@ -50,6 +50,8 @@ def measure(
     """
     machine = hardware.describe()  # before this program adds to the load
     bundle = Bundle.open(options.bundle)
+    on_part("the device's limits")
+    limits = _limits(options)
     cold = None
     if plan.cold_starts:
         on_part("cold starts")
@@ -60,8 +62,8 @@ def measure(
     if plan.second_prompts:
         on_part("second prompt on the same photo")
         second = _second_prompt(options, workload, plan.second_prompts)
-    on_part("the device's limits")
-    limits = _limits(options)
+    on_part("the device's limits, again")
+    limits = [first.higher(last) for first, last in zip(limits, _limits(options), strict=True)]
     floors = _floors(bundle, options, workload, limits, warm.effective_steps)
     total = Spread.of([run.total for run in warm.runs])
     on_device = [floors[name] for name in graph_costs.COMPONENTS]

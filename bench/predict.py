@@ -18,10 +18,11 @@ from .roofline import floor_of
 
 _MARKED_SIZE = (1024, 1024)  # of every published mark
 _CAVEATS = (
-    "Not in it: decoding, compositing and encoding pictures on the host (`lightfill bench` has them "
-    "measured), and copies to and from the GPU. Nobody has published a VAE encoder's or text encoders' "
-    "time in these settings: they are taken to reach what VAE decoders and UNets reached. A time "
-    "that had other work in it makes the share too small and the expected time too long."
+    "Not in it: decoding, compositing and encoding pictures on the host (`lightfill bench` "
+    "measures that) and copies to and from the GPU. Nobody has published a VAE encoder's or text "
+    "encoders' time in these settings: they are taken to reach what VAE decoders and UNets "
+    "reached. A time that had other work in it makes the share too small and the expected time "
+    "too long."
 )
 _STANDS_FOR = {"text": "unet", "vae_encode": "vae_decode"}
 """Whose shares are taken for a stage that nobody has published."""

@@ -6,6 +6,8 @@ from .artefact import Latency, PeerResult, StageEntry, Sweep
 from .spread import Spread
 
 _NO_FLOOR = "-"
+_BUSY = 0.5
+"""Load a core, before anything is measured, from which others disturb the figures."""
 NAMES = {
     "fetch": "read files",
     "prepare": "decode, resize",
@@ -86,6 +88,12 @@ def _facts(found: Latency) -> list[str]:
         f"{limit.bytes / 1e9:.1f} GB/s ({'; '.join(limit.sources)})."
         for limit in found.limits
     ]
+    load, cores = found.machine["load_average"], found.machine["cores"]
+    if load is not None and load > _BUSY * cores:
+        facts.append(
+            f"**The machine was busy** when this began (load average {load:.1f} on {cores} cores): "
+            "times are too long, and limits may be too low."
+        )
     if cold := found.cold_start:
         facts.append(
             f"Cold start, `lightfill inpaint` in a new process to the picture on disk: "
