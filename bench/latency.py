@@ -15,7 +15,7 @@ from ..engine.errors import InvalidInput, LightfillError
 from ..engine.sessions.base import ARITHMETIC
 from . import cold_start, energy, graph_costs, hardware
 from .artefact import Energy, Latency, Picture, Run, StageEntry
-from .limits import DeviceLimit, gpu_limit, host_limit
+from .limits import EDGE, DeviceLimit, gpu_limit, host_limit
 from .own_side import EngineOptions, open_side
 from .request_stages import STAGES
 from .roofline import Floor, device_floors, host_floors
@@ -29,12 +29,16 @@ _ADDS_UP_WITHIN = 0.05
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """How much is measured. cold_starts, second_prompts: 0 leaves them out."""
+    """How much is measured. cold_starts, second_prompts: 0 leaves them out.
+
+    edge: of the matrices whose product gives a processor's limit.
+    """
 
     runs: int = 10
     warmups: int = 3
     cold_starts: int = 3
     second_prompts: int = 3
+    edge: int = EDGE
 
 
 def measure(
@@ -51,7 +55,7 @@ def measure(
     machine = hardware.describe()  # before this program adds to the load
     bundle = Bundle.open(options.bundle)
     on_part("the device's limits")
-    limits = _limits(options)
+    limits = _limits(options, plan.edge)
     cold = None
     if plan.cold_starts:
         on_part("cold starts")
@@ -63,7 +67,8 @@ def measure(
         on_part("second prompt on the same photo")
         second = _second_prompt(options, workload, plan.second_prompts)
     on_part("the device's limits, again")
-    limits = [first.higher(last) for first, last in zip(limits, _limits(options), strict=True)]
+    again = _limits(options, plan.edge)
+    limits = [first.higher(last) for first, last in zip(limits, again, strict=True)]
     floors = _floors(bundle, options, workload, limits, warm.effective_steps)
     total = Spread.of([run.total for run in warm.runs])
     on_device = [floors[name] for name in graph_costs.COMPONENTS]
@@ -146,9 +151,9 @@ def _second_prompt(options: EngineOptions, workload: Workload, times: int) -> Sp
         return Spread.of([side.run()["total"] for _ in range(times)])
 
 
-def _limits(options: EngineOptions) -> list[DeviceLimit]:
+def _limits(options: EngineOptions, edge: int) -> list[DeviceLimit]:
     """The host's, then the device's where that is another; one that is not known is left out."""
-    found = [host_limit(options.threads)]
+    found = [host_limit(options.threads, edge)]
     if options.device not in {*_ON_HOST, "null"}:
         try:
             found.append(gpu_limit())

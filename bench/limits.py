@@ -21,7 +21,7 @@ from ..engine.gpus import local_gpu
 from .datasheets import sheet_of
 from .hardware import cores
 
-_EDGE = 2048
+EDGE = 2048
 _REPEATS = 7
 _COPIED_BYTES = 256 << 20
 _PINNED_KERNEL = "OPENBLAS_CORETYPE"
@@ -44,7 +44,7 @@ class DeviceLimit(BaseModel):
         return best.model_copy(update={"bytes": max(self.bytes, other.bytes)})
 
 
-def host_limit(threads: int | None = None, edge: int = _EDGE) -> DeviceLimit:
+def host_limit(threads: int | None = None, edge: int = EDGE) -> DeviceLimit:
     """This machine's processor, with `threads` (None: all it may use), in float32."""
     environment = {name: value for name, value in os.environ.items() if name != _PINNED_KERNEL}
     if threads is not None:
