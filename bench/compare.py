@@ -24,7 +24,7 @@ def differences(first: Latency, second: Latency) -> Iterator[str]:
         ours, theirs = getattr(first, section), getattr(second, section)
         for name in ours:
             if ours[name] != theirs.get(name):
-                yield f"{name} differs: {_said(ours[name])} and {_said(theirs.get(name))}"
+                yield f"other {name}: {_said(ours[name])}, then {_said(theirs.get(name))}"
     for name in ("machine", "gpu", "clocks", "versions"):
         ours, theirs = first.machine[name], second.machine[name]
         if name == "clocks":  # what they are at one moment says little
@@ -32,7 +32,7 @@ def differences(first: Latency, second: Latency) -> Iterator[str]:
         if name == "versions":  # of a dozen, those that matter
             ours, theirs = _changed(ours, theirs), _changed(theirs, ours)
         if ours != theirs:
-            yield f"{name} differs: {_said(ours)} and {_said(theirs)}"
+            yield f"other {name}: {_said(ours)}, then {_said(theirs)}"
 
 
 def _rows(first: Latency, second: Latency) -> Iterator[tuple[str, Spread, Spread]]:

@@ -45,11 +45,15 @@ SHEETS = (
     _sheet("4080", "NVIDIA GeForce RTX 4080", "RTX 4080", 194.9, 717),
     _sheet("3090", "NVIDIA GeForce RTX 3090", "RTX 3090", 142, 936),
 )
+_OTHER_CARDS = {"D", "Laptop", "Max", "MIG", "NVL", "SUPER", "Ti"}
+"""In a driver's name, they make another card of a known one: slower, larger, or a part of it."""
 
 
 def sheet_of(name: str) -> DataSheet | None:
     """The sheet of a GPU by the driver's name, such as "NVIDIA A100-SXM4-80GB"."""
     words = set(name.replace("-", " ").split())
+    if words & _OTHER_CARDS:
+        return None
     return next((sheet for sheet in SHEETS if words.issuperset(sheet.words)), None)
 
 

@@ -22,7 +22,7 @@ from .datasheets import sheet_of
 from .hardware import cores
 
 EDGE = 2048
-_REPEATS = 7
+_LEAST_REPEATS, _ENOUGH_S = 3, 1.0
 _COPIED_BYTES = 256 << 20
 _PINNED_KERNEL = "OPENBLAS_CORETYPE"
 """Chooses one of OpenBLAS's kernels whatever the processor: the limit is the processor's own."""
@@ -107,8 +107,8 @@ def main() -> None:
 def _best(action: Callable[[], object]) -> float:
     """Seconds of the fastest of several: a limit is what the machine can do undisturbed."""
     action()
-    seconds = []
-    for _ in range(_REPEATS):
+    seconds: list[float] = []
+    while len(seconds) < _LEAST_REPEATS or sum(seconds) < _ENOUGH_S:
         start = time.perf_counter()
         action()
         seconds.append(time.perf_counter() - start)

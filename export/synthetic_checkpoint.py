@@ -76,14 +76,14 @@ def write_checkpoint(kind: str, directory: Path) -> None:
 def _module(folder: str, config: Mapping[str, Any]) -> nn.Module:
     """Names and shapes only: nothing is allocated."""
     settings = {key: value for key, value in config.items() if not key.startswith("_")}
+    text: Any = CLIPTextModel if folder == "text_encoder" else CLIPTextModelWithProjection
+    autoencoder: Any = UNet2DConditionModel if folder == "unet" else AutoencoderKL
     with torch.device("meta"):
-        if folder == "unet":
-            module: nn.Module = UNet2DConditionModel.from_config(settings)
-        elif folder == "vae":
-            module = AutoencoderKL.from_config(settings)
-        else:
-            kind = CLIPTextModel if folder == "text_encoder" else CLIPTextModelWithProjection
-            module = kind(CLIPTextConfig(**settings))
+        module: nn.Module = (
+            text(CLIPTextConfig(**settings))
+            if folder.startswith("text_encoder")
+            else autoencoder.from_config(settings)
+        )
     return module
 
 
