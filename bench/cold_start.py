@@ -64,6 +64,8 @@ def _arguments(options: EngineOptions, workload: Workload, output: Path) -> list
     for name, value in given.items():
         if value is not None:
             arguments += [f"--{name}", str(value)]
+    if options.build_missing:
+        arguments.append("--build-missing")
     if options.low_memory is not None:
         arguments.append("--low-memory" if options.low_memory else "--no-low-memory")
     return arguments

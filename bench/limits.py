@@ -22,7 +22,7 @@ from .datasheets import sheet_of
 from .hardware import cores
 
 EDGE = 2048
-_LEAST_REPEATS, _ENOUGH_S = 3, 1.0
+_LEAST_REPEATS, _ENOUGH_S = 3, 0.5
 _COPIED_BYTES = 256 << 20
 _PINNED_KERNEL = "OPENBLAS_CORETYPE"
 """Chooses one of OpenBLAS's kernels whatever the processor: the limit is the processor's own."""

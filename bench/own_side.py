@@ -35,6 +35,7 @@ class EngineOptions:
     threads: int | None = None
     low_memory: bool | None = None
     engines: Path | None = None
+    build_missing: bool = False
     remembers: bool = False
     parity: bool = False
 
@@ -135,6 +136,7 @@ def _opened(options: Mapping[str, Any], workload: Workload, device_times: list[A
         threads=options["threads"],
         weights_mapped=low_memory,
         engines=options["engines"],
+        build_missing=options["build_missing"],
         on_device_time=device_times.append if on_gpu else None,
     )
     return Inpainter(

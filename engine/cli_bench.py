@@ -40,6 +40,9 @@ def bench(
     engines: Annotated[
         Path | None, typer.Option(help="TensorRT engines. [default: the bundle's own]")
     ] = None,
+    build_missing: Annotated[
+        bool, typer.Option("--build-missing", help="Build TensorRT engines that are not there.")
+    ] = False,
     json_file: Annotated[
         Path | None,
         typer.Option("--json", help="Write the artefact here; table and picture go beside it."),
@@ -84,8 +87,9 @@ def bench(
     if (image is None) != (mask is None):
         raise InvalidInput("image", "a photo and its mask go together; pass --image and --mask")
     options = EngineOptions(
-        bundle=bundle, device=device, threads=threads, low_memory=low_memory, engines=engines
-    )
+        bundle=bundle, device=device, threads=threads, low_memory=low_memory, engines=engines,
+        build_missing=build_missing,
+    )  # fmt: skip
     request = command.Asked(
         image_size=image_size, steps=steps, strength=strength, batch=batch, image=image, mask=mask
     )

@@ -22,7 +22,7 @@ def measured(tmp_path_factory: pytest.TempPathFactory) -> Latency:
     path.parent.mkdir(exist_ok=True)
     with made_once(path) as missing:
         if missing:
-            plan = Plan(runs=3, warmups=1, cold_starts=1, second_prompts=2, edge=512)
+            plan = Plan(runs=3, warmups=1, cold_starts=1, second_prompts=1, edge=512)
             picture = path.with_suffix(".png")
             write(path, latency.measure(EngineOptions(), workload(), plan, picture))
     return read(path, Latency)

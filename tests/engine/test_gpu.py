@@ -4,16 +4,19 @@ Not yet run on a GPU: no machine this was written on had one. What can be checke
 checked with a simulated GPU (tests/support/simulated_gpu).
 """
 
-from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 
+from lightfill.bench import latency, report
+from lightfill.bench.own_side import EngineOptions
+from lightfill.bench.workload import Workload
 from lightfill.engine.bundle import Bundle
 from lightfill.engine.errors import DeviceUnavailable
-from lightfill.engine.sessions import SessionOptions, require_device
+from lightfill.engine.sessions import ENGINE_DEVICES, SessionOptions, require_device
 from lightfill.engine.verify import verify
 
+EXAMPLES = Path(__file__).parents[2] / "examples"
 pytestmark = pytest.mark.gpu  # needs an NVIDIA GPU and lightfill[cuda], [tensorrt] or [rtx]
 
 
@@ -48,9 +51,22 @@ def test_one_gpu_device_is_here_at_least() -> None:
     pytest.fail("; ".join(reasons))
 
 
-def test_the_latency_benchmark_runs() -> None:
-    if find_spec("lightfill.bench.latency") is None:
-        pytest.skip("this version has no latency benchmark yet")
-    from lightfill.bench import latency
-
-    latency.main()
+@pytest.mark.parametrize("device", ["cuda", "tensorrt", "rtx"])
+def test_the_latency_benchmark_runs(device: str, tmp_path: Path) -> None:
+    """Prints the table; engines are timed by the GPU's own clock as well."""
+    require(device)
+    options = EngineOptions(device=device, engines=tmp_path / "engines", build_missing=True)
+    files = {"image": EXAMPLES / "coffee.png", "mask": EXAMPLES / "coffee-mask.png"}
+    workload = Workload(**files, size=(256, 256), steps=4, strength=0.95)
+    latency.check(options, workload)
+    found = latency.measure(options, workload, latency.Plan(), tmp_path / "picture.png")
+    print(report.latency(found))
+    assert latency.discrepancy(found.runs) <= 0.05
+    assert found.total.count == 10
+    if device in ENGINE_DEVICES:
+        assert set(found.device_execution) == set(Bundle.open().manifest.components)
+        calls = found.device_execution["unet"]
+        assert calls.count == 10 * found.effective_steps
+        step = next(stage.per_call for stage in found.stages if stage.name == "unet")
+        assert step is not None
+        assert 0 < calls.median < step.median  # the host's share of a call is not in it
