@@ -31,7 +31,7 @@ bench: $(DEV)            ## latency, growth and host overhead of the embedded mo
 bench-peers: $(DEV)      ## the embedded model against peers, each in an environment of its own (GBs)
 	$(IN_DEV)/python -m lightfill.bench.suite demo-peers
 
-bench-full: $(DEV)       ## SDXL at full size, synthetic weights, with peers (hours, 40 GB of disk)
+bench-full: $(DEV)       ## SDXL at full size, synthetic weights, with peers (hours, tens of GB of disk)
 	$(IN_DEV)/python -m lightfill.bench.suite sdxl
 
 bench-queue: $(DEV)      ## the job queue alone: submits and statuses a second, on this disk

@@ -52,7 +52,7 @@ def demo_peers(results: Path, runs: int) -> None:
 def sdxl(results: Path, runs: int, directory: Path) -> None:
     """SDXL's architecture with synthetic weights: made once in `directory`, measured at two sizes.
 
-    The checkpoint takes 7 GB, the bundle another 7, peers' exports up to 25.
+    The checkpoint takes 7 GB, the bundle another 7; what peers make of it comes on top.
     """
     checkpoint, bundle = directory / "sdxl-checkpoint", directory / "sdxl"
     if not (checkpoint / "model_index.json").exists():
