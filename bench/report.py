@@ -136,7 +136,8 @@ def peers(found: Sequence[PeerResult]) -> list[str]:
     ]
     for peer in found:
         if peer.seconds is None or peer.ours is None or peer.ratios is None:
-            lines.append(f"| {peer.name} | did not run: {peer.reason} | | | | |")
+            reason = " ".join((peer.reason or "").split())  # a cell is one line
+            lines.append(f"| {peer.name} | did not run: {reason} | | | | |")
             continue
         picture = "not compared" if peer.psnr_db is None else f"{peer.psnr_db:.0f} dB"
         memory = "" if peer.peak_bytes is None else _gb(peer.peak_bytes)
@@ -166,7 +167,8 @@ def sweep(found: Sweep) -> str:
     ]
     for point in found.points:
         if point.seconds is None:
-            lines.append(f"| {point.label} | not measured: {point.reason} | | | |")
+            reason = " ".join((point.reason or "").split())
+            lines.append(f"| {point.label} | not measured: {reason} | | | |")
             continue
         rate = "" if point.requests_per_s is None else f"{point.requests_per_s:.2f}"
         lines.append(

@@ -104,9 +104,9 @@ class Side:
         return answer
 
     def _last_words(self) -> str:
-        self._words.seek(0)
-        words = self._words.read().strip()
         with suppress(subprocess.TimeoutExpired):
             self._process.wait(timeout=5)
         status = self._process.poll()
+        self._words.seek(0)
+        words = self._words.read().strip()
         return f"{words[-_SHOWN:] or 'it said nothing'} (exit status {status}); run it alone"

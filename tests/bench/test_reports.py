@@ -23,7 +23,7 @@ PEER = PeerResult(
     psnr_db=41.4,
     note="computes in bfloat16",
 )
-ABSENT = PeerResult(name="another", reason="no such library")
+ABSENT = PeerResult(name="another", reason="no such\n  library")
 
 
 def sweep(measured: Latency, varies: str = "batch") -> Sweep:
