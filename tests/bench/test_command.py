@@ -4,13 +4,14 @@ import json
 import re
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
 import pytest
 from bench_requests import EXAMPLES
 
-from lightfill.bench import suite
+from lightfill.bench import command, suite
 from lightfill.bench.artefact import Latency, Sweep, read
 from lightfill.engine import cli
 
@@ -35,7 +36,10 @@ def bench(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) ->
     return run
 
 
-def test_the_host_alone_and_every_file(bench: Callable[..., Ran], tmp_path: Path) -> None:
+def test_the_host_alone_and_every_file(
+    bench: Callable[..., Ran], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(command, "Plan", partial(command.Plan, edge=256))  # a quick limit
     path = tmp_path / "new" / "host.json"
     ran = bench(
         "--device", "null", "--image-size", "64x64", "--runs", 2, "--warmup", 1, "--cold-starts", 0,
@@ -132,5 +136,6 @@ def test_the_suites_run_what_they_say(monkeypatch: pytest.MonkeyPatch, tmp_path:
     ]
     group = cli.typer.main.get_command(cli.app)
     for each in commands:
-        options = {option for part in group.commands[each[0]].params for option in part.opts}
+        parameters = group.commands[each[0]].params
+        options = {name for part in parameters for name in (*part.opts, *part.secondary_opts)}
         assert {word for word in each if word.startswith("--")} <= options
