@@ -2,7 +2,7 @@
 
 The one module that reaches into `export`, whose counter needs the onnx package but no PyTorch; it
 is imported when a graph is counted, and not before. SDXL's own costs lie in `sdxl-costs.json`.
-See docs/decisions/0006-costs-are-counted-by-export.md.
+See docs/decisions/0007-costs-are-counted-by-export.md.
 """
 
 import json
