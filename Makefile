@@ -7,7 +7,7 @@ DEMO = .venv/.installed
 DEV = .venv-dev/.installed
 IN_DEV = .venv-dev/bin
 
-.PHONY: demo test check fix bench bench-queue bench-server fuzz-server bench-export demo-bundle clean
+.PHONY: demo test check fix bench bench-peers bench-full bench-queue bench-server fuzz-server bench-export demo-bundle clean
 
 demo: $(DEMO)            ## inpaint a real photo with the embedded model
 	.venv/bin/python examples/demo.py
@@ -25,8 +25,14 @@ fix: $(DEV)              ## apply the formatter and safe lint fixes
 	$(IN_DEV)/ruff format .
 	$(IN_DEV)/ruff check --fix .
 
-bench: $(DEMO)           ## what the host costs around the model
-	.venv/bin/python -m lightfill.bench.host_overhead
+bench: $(DEV)            ## latency, growth and host overhead of the embedded model (minutes)
+	$(IN_DEV)/python -m lightfill.bench.suite demo
+
+bench-peers: $(DEV)      ## the embedded model against peers, each in an environment of its own (GBs)
+	$(IN_DEV)/python -m lightfill.bench.suite demo-peers
+
+bench-full: $(DEV)       ## SDXL at full size, synthetic weights, with peers (hours, tens of GB of disk)
+	$(IN_DEV)/python -m lightfill.bench.suite sdxl
 
 bench-queue: $(DEV)      ## the job queue alone: submits and statuses a second, on this disk
 	$(IN_DEV)/python -m lightfill.bench.queue_throughput

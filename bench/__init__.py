@@ -1,1 +1,1 @@
-"""Latency, measured: what the host costs, and peers."""
+"""Latency, measured: by stage, against the device's limit, against peers, and how it grows."""

@@ -14,9 +14,11 @@ from ..engine.bundle import Bundle
 from ..engine.engine_record import EngineRecord
 from ..engine.engine_store import EngineStore
 from ..engine.request import IMAGE_SIZES
+from . import marked_page
 
 PAGE = Path(__file__).parents[1] / "docs" / "tensorrt.md"
-BEGIN, END = "<!-- engine-sizes begin -->", "<!-- engine-sizes end -->"
+NAME = "engine-sizes"
+BEGIN, END = marked_page.markers(NAME)
 _PRESETS = {size: name for name, size in IMAGE_SIZES.items()}
 
 Size = tuple[int, int] | None
@@ -31,10 +33,7 @@ def main() -> None:
     page = tables(records, bundle.manifest.name)
     print(page)
     if arguments.write:
-        text = PAGE.read_text(encoding="utf-8")
-        before, _, rest = text.partition(BEGIN)
-        _, _, after = rest.partition(END)
-        PAGE.write_text(f"{before}{BEGIN}\n{page}{END}{after}", encoding="utf-8")
+        marked_page.write(PAGE, NAME, page)
 
 
 def tables(records: Sequence[EngineRecord], name: str) -> str:

@@ -20,9 +20,12 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+from . import marked_page
+
 ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs" / "performance.md"
-BEGIN, END = "<!-- full-size begin -->", "<!-- full-size end -->"
+NAME = "full-size"
+BEGIN, END = marked_page.markers(NAME)
 SIZES = ("square", "square_hd")
 
 
@@ -54,10 +57,7 @@ def main() -> None:
     page = table(runs, manifest)
     print(page)
     if arguments.write:
-        text = PAGE.read_text(encoding="utf-8")
-        before, _, rest = text.partition(BEGIN)
-        _, _, after = rest.partition(END)
-        PAGE.write_text(f"{before}{BEGIN}\n{page}{END}{after}", encoding="utf-8")
+        marked_page.write(PAGE, NAME, page)
 
 
 def table(runs: list[Run], manifest: dict[str, Any]) -> str:

@@ -14,6 +14,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from .checks import real_number
+from .cli_bench import bench
 from .cli_build import build, engines
 from .cli_export import export
 from .cli_keys import keys
@@ -38,6 +39,7 @@ app.command()(engines)
 app.command()(verify)
 app.command()(serve)
 app.add_typer(keys, name="keys")
+app.command()(bench)
 app.command()(doctor)
 app.command()(info)
 _screen = Console(stderr=True)

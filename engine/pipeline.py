@@ -206,10 +206,11 @@ class Inpainter:
         previewer = Previewer(framing.canvas, posterior.mean)
         report = reporter(on_step, schedule.steps * len(batches), timings.unet, previewer)
         clean: list[NDArray[np.float32]] = []
-        for known in known_latents(request, posterior, framing.canvas, batches):
-            sigma = float(schedule.sigmas[0])
-            x = starting_latents(known, sigma, pure_noise=request.strength == 1.0)
-            clean.append(denoise(unet, x, known, schedule, conditioning, request.blend, report))
+        with timings.measure("denoise"):
+            for known in known_latents(request, posterior, framing.canvas, batches):
+                sigma = float(schedule.sigmas[0])
+                x = starting_latents(known, sigma, pure_noise=request.strength == 1.0)
+                clean.append(denoise(unet, x, known, schedule, conditioning, request.blend, report))
         with timings.measure("vae_decode"):
             decoded = [vae.decode(self._vae_decoder, x, self._scaling_factor) for x in clean]
         with timings.measure("composite"):

@@ -20,12 +20,17 @@ from .safety import Version
 
 @dataclass
 class Timings:
-    """Wall-clock seconds per stage; `unet` has one entry per UNet call."""
+    """Wall-clock seconds per stage; `unet` has one entry per UNet call.
+
+    denoise: the loop around those calls, with them: what it has beyond them is noise, blending and
+        the Euler updates.
+    """
 
     prepare: float = 0.0
     text: float = 0.0
     vae_encode: float = 0.0
     unet: list[float] = field(default_factory=list)
+    denoise: float = 0.0
     vae_decode: float = 0.0
     composite: float = 0.0
     safety: float = 0.0
@@ -41,7 +46,7 @@ class Timings:
             setattr(self, stage, getattr(self, stage) + time.perf_counter() - start)
 
     def as_dict(self) -> dict[str, float | list[float]]:
-        """The stages by name, in the order they run, in seconds."""
+        """The stages by name, in the order they run, in seconds; `unet` stands for `denoise`."""
         return {
             "prepare": self.prepare,
             "text": self.text,

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import numpy as np
 
+from ..engine import peak_memory
 from ..engine.components import CONTRACTS
 from ..engine.errors import ExportError
 from ..engine.manifest import Arithmetic, Component, Verification
-from . import peak_memory
 from .graph import TORCH_TYPES
 from .graph_cache import exporter_fingerprint, traced
 from .lint import lint, parse_with_tensorrt_rtx

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..engine.errors import BuildFailed, LightfillError
+from ..engine.peak_memory import peak_bytes
 from .engine_network import (
     Shapes,
     counted_layers,
@@ -32,7 +33,6 @@ from .engine_network import (
 from .engine_order import Answer, Order, Outcome
 from .engine_phases import Phases
 from .lint import lint
-from .peak_memory import peak_bytes
 
 if TYPE_CHECKING:
     import tensorrt_rtx as trt

@@ -9,7 +9,7 @@ import os
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +18,9 @@ from ..checks import flag, whole_number
 from ..components import Contract, Tensor, symbol_of
 from ..errors import ContractViolation, InvalidInput, NonFiniteOutput
 from ..manifest import Arithmetic
+
+if TYPE_CHECKING:
+    from .device_times import OnDeviceTime
 
 Array = NDArray[Any]
 Feed = Mapping[str, Array]
@@ -52,6 +55,8 @@ class SessionOptions:
     engines: on "tensorrt" and "rtx", the directory of the engines; None is the bundle's own.
     build_missing: on "tensorrt" and "rtx", build an engine that is not there, which takes minutes,
         where otherwise an error names the command that does.
+    on_device_time: on "tensorrt" and "rtx", called with each run's time on the GPU
+        (`device_times.DeviceTime`), which costs a few events a run; None records nothing.
     """
 
     threads: int | None = None
@@ -61,6 +66,7 @@ class SessionOptions:
     vram_budget_bytes: int | None = None
     engines: str | os.PathLike[str] | None = None
     build_missing: bool = False
+    on_device_time: "OnDeviceTime | None" = None
 
     def __post_init__(self) -> None:
         """Raise InvalidInput for values no runtime takes."""
@@ -74,6 +80,10 @@ class SessionOptions:
         if not isinstance(self.engines, str | os.PathLike | None):
             raise InvalidInput("engines", f"{self.engines!r} is no path; pass a directory, or None")
         flag("build_missing", self.build_missing)
+        if self.on_device_time is not None and not callable(self.on_device_time):
+            raise InvalidInput(
+                "on_device_time", f"{self.on_device_time!r} cannot be called; pass a function"
+            )
 
 
 @dataclass(frozen=True)

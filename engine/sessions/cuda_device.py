@@ -140,6 +140,24 @@ class CudaDevice:
         """Free a captured graph."""
         self._call("freeing a graph", "cudaGraphExecDestroy", graph)
 
+    def record(self) -> Any:
+        """An event queued now, which keeps the moment at which everything before it has run."""
+        event = self._call("making an event", "cudaEventCreate")
+        try:
+            self._call("queueing an event", "cudaEventRecord", event, self._stream)
+        except BaseException:
+            self.discard_event(event)
+            raise
+        return event
+
+    def milliseconds(self, start: Any, end: Any) -> float:
+        """Between two events that have both happened: after `synchronise`."""
+        return float(self._call("reading events", "cudaEventElapsedTime", start, end))
+
+    def discard_event(self, event: Any) -> None:
+        """Free an event."""
+        self._call("freeing an event", "cudaEventDestroy", event)
+
     def close(self) -> None:
         """Free the stream; memory must have been freed before."""
         self._call("freeing the stream", "cudaStreamDestroy", self._stream)

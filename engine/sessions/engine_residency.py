@@ -17,6 +17,7 @@ from ..errors import DeviceOutOfMemory, SessionError
 from .activation_memory import ActivationMemory
 from .base import Array, Feed
 from .cuda_device import CudaDevice, out_of_memory
+from .device_times import OnDeviceTime
 from .loaded_engine import LoadedEngine
 from .tensorrt_library import TensorRt
 
@@ -68,11 +69,13 @@ class EngineResidency:
         read: Read,
         feed: Feed,
         budget: int | None,
+        on_time: OnDeviceTime | None = None,
     ) -> dict[str, Array]:
         """Run an engine, loading it first if need be.
 
         read: the engine's plan, checked. budget: bytes of GPU memory that all engines here may take
         together; None is what the GPU has. Others are evicted to keep it, and where memory lacks.
+        on_time: called with the run's time on the GPU.
         Raises what loading and running raise; DeviceOutOfMemory if the engine does not fit alone.
         """
         try:
@@ -81,7 +84,7 @@ class EngineResidency:
                     raise SessionError("this session is closed; open a new Inpainter")
                 self._runner = threading.get_ident()
                 try:
-                    return self._run(owner, stored, contract, read, feed, budget)
+                    return self._run(owner, stored, contract, read, feed, budget, on_time)
                 finally:
                     self._runner = None
         finally:
@@ -113,6 +116,7 @@ class EngineResidency:
         read: Read,
         feed: Feed,
         budget: int | None,
+        on_time: OnDeviceTime | None,
     ) -> dict[str, Array]:
         self._device.activate()
         key = _key(stored)
@@ -125,7 +129,7 @@ class EngineResidency:
         workspace = self._evicting(
             lambda: self._activations.at_least(engine.activation_bytes), keep=key
         )
-        return engine.run(feed, workspace)
+        return engine.run(feed, workspace, on_time)
 
     def _load(
         self, stored: StoredEngine, plan: memoryview, contract: Contract, budget: int | None

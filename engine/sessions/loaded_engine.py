@@ -18,6 +18,7 @@ from ..engine_record import StoredEngine
 from ..errors import ContractViolation, DeviceOutOfMemory, SessionError
 from .base import Array, Feed, check_contract
 from .cuda_device import CudaDevice, DeviceBlock, PinnedBlock
+from .device_times import OnDeviceTime, timed
 from .tensorrt_library import Execution, TensorRt
 
 if TYPE_CHECKING:
@@ -90,20 +91,28 @@ class LoadedEngine:
         ports = (*self._inputs.values(), *self._outputs.values())
         return self._weights + sum(port.block.nbytes for port in ports)
 
-    def run(self, feed: Feed, workspace: DeviceBlock) -> dict[str, Array]:
+    def run(
+        self, feed: Feed, workspace: DeviceBlock, on_time: OnDeviceTime | None = None
+    ) -> dict[str, Array]:
         """Run once, computing in `workspace`; results are copies, and what was fed is left alone.
 
+        on_time: called with the run's time on the GPU.
         Raises ContractViolation, DeviceOutOfMemory or SessionError; another run may follow.
         """
         arrays = {name: self._fitting(name, port, feed) for name, port in self._inputs.items()}
         try:
             self._use(workspace)
-            for name, port in self._inputs.items():
-                self._upload(name, port, arrays[name])
-            self._execute()
-            for port in self._outputs.values():
-                self._device.download(port.staging, port.block)
-            self._device.synchronise()
+            with timed(self._device, self.component, on_time) as mark:
+                mark()
+                for name, port in self._inputs.items():
+                    self._upload(name, port, arrays[name])
+                mark()
+                self._execute()
+                mark()
+                for port in self._outputs.values():
+                    self._device.download(port.staging, port.block)
+                mark()
+                self._device.synchronise()
         except BaseException:
             self._uploaded.clear()  # which copies ran is not known
             with suppress(SessionError):

@@ -52,8 +52,9 @@ class TensorRtSession(Session):
         residency = self._open_residency()
         stored = self._stored(residency, sizes_of(self._contract.inputs, feed))
         return residency.run(
-            self, stored, self._contract, self._store.read, feed, self._options.vram_budget_bytes
-        )
+            self, stored, self._contract, self._store.read, feed,
+            self._options.vram_budget_bytes, self._options.on_device_time,
+        )  # fmt: skip
 
     def close(self) -> None:
         residency, self._residency = self._residency, None

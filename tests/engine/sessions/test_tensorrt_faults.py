@@ -254,7 +254,7 @@ def forgets_a_failure(patch: Patch) -> None:
     """After a run that failed, what it had queued counts as uploaded."""
     run = LoadedEngine.run
 
-    def keeping(self: LoadedEngine, feed: Feed, workspace: DeviceBlock) -> Any:
+    def keeping(self: LoadedEngine, feed: Feed, workspace: DeviceBlock, *_: object) -> Any:
         try:
             return run(self, feed, workspace)
         except LightfillError:

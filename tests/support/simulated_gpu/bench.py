@@ -61,3 +61,4 @@ class Bench:
         self.machine.memory.clear()
         self.machine.streams.clear()
         self.machine.graphs = 0
+        self.machine.timers = 0

@@ -2,6 +2,7 @@
 # ruff: noqa: N801, N815, N816 - the names are the real bindings'
 
 import itertools
+import time
 from enum import IntEnum
 from typing import Any
 
@@ -19,6 +20,7 @@ class cudaError_t(IntEnum):
     cudaErrorInsufficientDriver = 35
     cudaErrorNoDevice = 100
     cudaErrorInvalidDevice = 101
+    cudaErrorNotReady = 600
     cudaErrorStreamCaptureUnsupported = 900
     cudaErrorStreamCaptureInvalidated = 901
 
@@ -58,6 +60,15 @@ class Graph(Handle):
     def __init__(self, value: int, operations: list[Operation]) -> None:
         super().__init__(value)
         self.operations = operations
+        self.destroyed = False
+
+
+class Event(Handle):
+    """A moment of a stream; None until the stream has come to it."""
+
+    def __init__(self, value: int) -> None:
+        super().__init__(value)
+        self.happened: float | None = None
         self.destroyed = False
 
 
@@ -161,6 +172,32 @@ class Cuda:
 
     def cudaGraphExecDestroy(self, graphExec: Graph) -> Any:
         return self._destroy(graphExec)
+
+    def cudaEventCreate(self) -> Any:
+        self._machine.timers += 1
+        return cudaError_t.cudaSuccess, Event(next(self._numbers))
+
+    def cudaEventRecord(self, event: Event, stream: Handle) -> Any:
+        def happen() -> None:
+            event.happened = time.perf_counter()
+
+        event.happened = None
+        self._machine.stream(int(stream), "recording an event").add(Call(happen))
+        return (cudaError_t.cudaSuccess,)
+
+    def cudaEventElapsedTime(self, start: Event, end: Event) -> Any:
+        if start.destroyed or end.destroyed:
+            self._machine.fault("an event is read after it was destroyed")
+        if start.happened is None or end.happened is None:
+            return self._failed(cudaError_t.cudaErrorNotReady), None
+        return cudaError_t.cudaSuccess, 1000 * (end.happened - start.happened)
+
+    def cudaEventDestroy(self, event: Event) -> Any:
+        if event.destroyed:
+            self._machine.fault("an event is destroyed twice")
+        event.destroyed = True
+        self._machine.timers -= 1
+        return (cudaError_t.cudaSuccess,)
 
     def cudaGetLastError(self) -> Any:
         error, self._machine.pending_error = self._machine.pending_error, None

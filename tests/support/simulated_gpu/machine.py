@@ -78,6 +78,7 @@ class Machine:
         self.memory: list[Memory] = []
         self.streams: dict[int, Stream] = {}
         self.graphs = 0
+        self.timers = 0  # CUDA's events
         self.faults: list[str] = []
         self.events: list[str] = []
         self.touched: set[tuple[str, str]] = set()
@@ -112,7 +113,7 @@ class Machine:
         """Everything that was never freed."""
         left = [f"{m.where} memory for {m.purpose}" for m in self.memory if not m.freed]
         left += [f"stream {handle}" for handle in self.streams]
-        return left + ["a graph"] * self.graphs
+        return left + ["a graph"] * self.graphs + ["an event"] * self.timers
 
     def allocate(self, nbytes: int, gpu: int | None, purpose: str) -> Memory | None:
         """Memory full of poison, or None where there is not enough."""

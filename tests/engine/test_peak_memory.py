@@ -7,13 +7,13 @@ from types import SimpleNamespace
 
 import pytest
 
-from lightfill.export import peak_memory
+from lightfill.engine import peak_memory
 
 MB = 1 << 20
 on_linux = pytest.mark.skipif(sys.platform != "linux", reason="only Linux restarts peaks")
 
 PROGRAM = f"""
-from lightfill.export.peak_memory import peak_bytes, restart
+from lightfill.engine.peak_memory import peak_bytes, restart
 print(peak_bytes())
 held = bytearray(b"x") * (200 * {MB})
 print(peak_bytes())

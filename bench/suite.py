@@ -1,0 +1,91 @@
+"""`make bench`, `make bench-peers`, `make bench-full`: fixed sets of measurements, kept as files.
+
+Each writes JSON, a Markdown table, the picture and SVG plots into bench/results, one measurement
+after another; what is there already from an earlier run is measured anew.
+"""
+
+import argparse
+import subprocess
+import sys
+from pathlib import Path
+
+from . import host_overhead
+
+RESULTS = Path(__file__).parent / "results"
+EXAMPLES = Path(__file__).parents[1] / "examples"
+SUITES = ("demo", "demo-peers", "sdxl")
+_DEMO = ("--image-size", "256x256", "--steps", "4")
+_SWEEPS = ("image_size", "batch", "steps", "concurrency")
+
+
+def main() -> None:
+    """Run one suite; a measurement that fails ends it with its own message."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("suite", choices=SUITES)
+    parser.add_argument("--results", type=Path, default=RESULTS)
+    parser.add_argument("--runs", type=int, help="requests of each measurement [default: 10 or 3]")
+    parser.add_argument("--directory", type=Path, help="of the full-size bundle and its checkpoint")
+    asked = parser.parse_args()
+    if asked.suite == "sdxl":
+        sdxl(asked.results, asked.runs or 3, asked.directory or Path("build/bench"))
+    elif asked.suite == "demo":
+        demo(asked.results, asked.runs or 10)
+    else:
+        demo_peers(asked.results, asked.runs or 10)
+
+
+def demo(results: Path, runs: int) -> None:
+    """The embedded model: a request, how cost grows, and what the host costs alone."""
+    _bench(results, "demo", runs, *_DEMO)
+    for varies in _SWEEPS:
+        _bench(results, f"demo-by-{varies}", runs, *_DEMO, "--sweep", varies)
+    host = ("--device", "null", "--image-size", "square_hd", "--steps", "8", "--strength", "1")
+    _bench(results, "host-overhead", runs, *host)
+    host_overhead.main()
+
+
+def demo_peers(results: Path, runs: int) -> None:
+    """The embedded model, with every peer on the same processor."""
+    _bench(results, "demo", runs, *_DEMO, "--peers", "all")
+
+
+def sdxl(results: Path, runs: int, directory: Path) -> None:
+    """SDXL's architecture with synthetic weights: made once in `directory`, measured at two sizes.
+
+    The checkpoint takes 7 GB, the bundle another 7; what peers make of it comes on top.
+    """
+    checkpoint, bundle = directory / "sdxl-checkpoint", directory / "sdxl"
+    if not (checkpoint / "model_index.json").exists():
+        _run(sys.executable, "-m", "lightfill.export.synthetic_checkpoint", str(checkpoint))
+    if not bundle.exists():
+        _lightfill("export", "--base", checkpoint, "--steps", "4", "--out", bundle)
+    common = ("--bundle", bundle, "--checkpoint", checkpoint, "--warmup", "1", "--cold-starts", "1")
+    for edge in (512, 1024):
+        size = ("--image-size", f"{edge}x{edge}")
+        # At 512 everything fits into 24 GB, as peers hold everything; at 1024 the default decides.
+        how = ("--no-low-memory", "--peers", "all") if edge == 512 else ()
+        _bench(results, f"sdxl-{edge}", runs, *common, *size, *how)
+    for varies in ("image_size", "steps"):
+        growth = ("--image-size", "square", "--steps", "4", "--sweep", varies)
+        _bench(results, f"sdxl-by-{varies}", 1, *common, *growth)
+
+
+def _bench(results: Path, name: str, runs: int, *options: object) -> None:
+    print(f"== {name}", flush=True)
+    photo = ("--image", EXAMPLES / "coffee.png", "--mask", EXAMPLES / "coffee-mask.png")
+    outputs = ("--json", results / f"{name}.json", "--plot", results)
+    _lightfill("bench", *photo, "--runs", runs, *options, *outputs)
+
+
+def _lightfill(*arguments: object) -> None:
+    _run(sys.executable, "-m", "lightfill", *map(str, arguments))
+
+
+def _run(*command: str) -> None:
+    status = subprocess.run(command, check=False).returncode  # noqa: S603
+    if status:
+        sys.exit(status)
+
+
+if __name__ == "__main__":
+    main()
