@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Literal
 
+from ..errors import InvalidInput
+
 State = Literal["IN_QUEUE", "IN_PROGRESS", "COMPLETED"]
 Priority = Literal["normal", "low"]
 Level = Literal["STDERR", "STDOUT", "ERROR", "INFO", "WARN", "DEBUG"]
@@ -91,3 +93,11 @@ def failure(status_code: int, body: Mapping[str, Any]) -> tuple[str | None, str 
 def as_json(value: Mapping[str, Any]) -> str:
     """Compact JSON; raises TypeError or ValueError for what JSON cannot hold, NaN included."""
     return json.dumps(dict(value), ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+
+
+def encoded_arguments(arguments: Mapping[str, Any]) -> str:
+    """A request's arguments as JSON; InvalidInput if they are none."""
+    try:
+        return as_json(arguments)
+    except (TypeError, ValueError) as error:
+        raise InvalidInput("arguments", f"are not JSON: {error}; pass plain values") from error

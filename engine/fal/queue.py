@@ -17,7 +17,7 @@ from . import positions, rows, transitions
 from .changes import WORK, cancellation
 from .claims import Claims
 from .database import Clock, Database
-from .job import Claim, JobResult, JobStatus, Priority, as_json
+from .job import Claim, JobResult, JobStatus, Priority, encoded_arguments
 from .jobs_table import COMPLETED, IN_PROGRESS, IN_QUEUE, PRIORITIES, is_waiting, jobs
 
 __all__ = ["Claim", "JobQueue", "JobResult", "JobStatus"]
@@ -97,7 +97,7 @@ class JobQueue(Claims):
             "submitted_at": now,
             "start_deadline": None if start_timeout is None else now + _checked(start_timeout),
         }
-        content = _encoded(arguments)
+        content = encoded_arguments(arguments)
         room = self._room(max_length)
 
         def operation(connection: Connection) -> bool:
@@ -220,10 +220,3 @@ def _checked(start_timeout: float) -> float:
     if not (isfinite(start_timeout) and start_timeout > 0):
         raise InvalidInput("start_timeout", f"is {start_timeout}; give seconds, more than 0")
     return start_timeout
-
-
-def _encoded(arguments: Mapping[str, Any]) -> str:
-    try:
-        return as_json(arguments)
-    except (TypeError, ValueError) as error:
-        raise InvalidInput("arguments", f"are not JSON: {error}; pass plain values") from error

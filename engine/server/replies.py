@@ -9,7 +9,7 @@ from starlette.exceptions import HTTPException
 
 from ..errors import LightfillError
 from ..fal.reply import Reply
-from ..fal.service import reply
+from ..fal.service import APPLICATION, reply
 from ..fal.validation import error_body, json_safe
 
 REQUEST_ID = "x-fal-request-id"
@@ -54,7 +54,7 @@ def answer_errors(app: FastAPI) -> None:
     async def on_http(request: Request, error: HTTPException) -> Response:
         detail = error.detail
         if error.status_code == 404 and detail == "Not Found":
-            detail = f"Path {request.url.path} not found"
+            detail = f"Path {request.url.path} not found; lightfill runs {APPLICATION}"
         response = _error(request, error.status_code, {"detail": detail})
         response.headers.update(error.headers or {})
         return response
