@@ -1,0 +1,154 @@
+"""Servers for real clients, and node to run the JavaScript ones."""
+
+import json
+import os
+import shutil
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from running_server import RunningServer, running
+from scripted_endpoint import ScriptedEndpoint, fresh
+
+from lightfill.engine.fal import endpoint as endpoint_module
+from lightfill.engine.fal.settings import Settings
+from lightfill.engine.pipeline import Inpainter
+
+HERE = Path(__file__).parent
+SCRIPTS = HERE / "scripts"
+INSTALL = "npm ci --prefix tests/clients"
+_PATIENCE_S = 120.0
+
+
+@pytest.fixture
+def scripted(monkeypatch: pytest.MonkeyPatch) -> type[ScriptedEndpoint]:
+    """The endpoint of every server made in this test."""
+    kind = fresh()
+    monkeypatch.setattr(endpoint_module, "Endpoint", kind)
+    return kind
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Settings:
+    """Of a server on any free port of this machine."""
+    return Settings(data_dir=tmp_path / "data", port=0, allow_private_addresses=True)
+
+
+@pytest.fixture
+def server(settings: Settings, scripted: type[ScriptedEndpoint]) -> Iterator[RunningServer]:
+    """A server whose jobs are scripted."""
+    with running(settings) as started:
+        yield started
+        scripted.gate.set()
+
+
+@pytest.fixture
+def demo_server(settings: Settings, demo_inpainter: Inpainter) -> Iterator[RunningServer]:
+    """A server on the embedded model, opened once for all tests."""
+    with running(settings, inpainter=demo_inpainter) as started:
+        yield started
+
+
+class Node:
+    """node, with fal's clients beside it."""
+
+    def __init__(self, executable: str, packages: Path) -> None:
+        self._executable = executable
+        self.packages = packages
+
+    def report(
+        self,
+        script: Path,
+        *,
+        heard: Callable[[str], object] = lambda _: None,
+        parameters: dict[str, Any] | None = None,
+        **environment: str,
+    ) -> Any:
+        """What the script reports; `heard` is told what it says meanwhile. It must end well."""
+        known = {name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ}
+        given = {"PARAMETERS": json.dumps(parameters or {}), **environment}
+        process = subprocess.Popen(
+            [self._executable, script], env=known | given, text=True, stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+        )  # fmt: skip
+        found, printed = [], []
+        try:
+            assert process.stdout is not None
+            for line in process.stdout:
+                kind, _, text = line.rstrip("\n").partition(" ")
+                if kind == "SAY":
+                    heard(text)
+                elif kind == "REPORT":
+                    found.append(json.loads(text))
+                else:
+                    printed.append(line)
+            assert process.wait(_PATIENCE_S) == 0, "".join(printed)
+        finally:
+            process.kill()
+            process.wait()
+            process.stdout.close()
+        assert len(found) == 1, "".join(printed)
+        return found[0]
+
+
+@pytest.fixture(scope="session")
+def node() -> Node:
+    """node with fal's clients; without them the test is skipped, or fails where they must be."""
+    executable, packages = shutil.which("node"), HERE / "node_modules"
+    missing = None
+    if executable is None:
+        missing = f"node is not here: install Node.js 18 or newer and npm, then run `{INSTALL}`"
+    elif not (packages / "@fal-ai/client").is_dir():
+        missing = f"fal's JavaScript clients are not here: run `{INSTALL}`"
+    if missing and os.environ.get("LIGHTFILL_REQUIRE_NODE") == "1":
+        pytest.fail(missing)
+    if missing:
+        pytest.skip(missing)
+    return Node(str(executable), packages)
+
+
+OLD, NEW = "@fal-ai/serverless-client", "@fal-ai/client"
+
+
+class JavaScript:
+    """One of fal's JavaScript clients, pointed at a server in one way."""
+
+    def __init__(self, node: Node, package: str, way: str) -> None:
+        self._node = node
+        self.package = package
+        self.way = way
+
+    @property
+    def is_old(self) -> bool:
+        return self.package == OLD
+
+    def report(
+        self,
+        script: str,
+        server: RunningServer,
+        *,
+        key: str = "id:secret",
+        heard: Callable[[str], object] = lambda _: None,
+        **parameters: Any,
+    ) -> Any:
+        """What `scripts/{script}.mjs` reports of it."""
+        return self._node.report(
+            SCRIPTS / f"{script}.mjs", heard=heard, parameters=parameters, CLIENT=self.package,
+            WAY=self.way, ORIGIN=server.origin, FAL_KEY=key,
+        )  # fmt: skip
+
+
+@pytest.fixture(params=[OLD, NEW])
+def javascript(node: Node, request: pytest.FixtureRequest) -> JavaScript:
+    """Both clients, pointed by a request middleware."""
+    return JavaScript(node, request.param, "middleware")
+
+
+@pytest.fixture(
+    params=[(OLD, "proxy"), (NEW, "proxy"), (OLD, "fetch"), (NEW, "fetch")], ids="-".join
+)
+def otherwise(node: Node, request: pytest.FixtureRequest) -> JavaScript:
+    """Both clients, pointed in another way."""
+    return JavaScript(node, *request.param)
