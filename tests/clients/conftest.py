@@ -19,6 +19,8 @@ from lightfill.engine.pipeline import Inpainter
 HERE = Path(__file__).parent
 SCRIPTS = HERE / "scripts"
 INSTALL = "npm ci --prefix tests/clients"
+FILES = {"image_url": "data:,x", "mask_url": "data:,x"}
+"""What a request needs besides its prompt; scripted endpoints do not open them."""
 _PATIENCE_S = 120.0
 
 

@@ -7,9 +7,9 @@ import pytest
 from running_server import RunningServer
 from scripted_endpoint import OUTPUT, ScriptedEndpoint
 
-from .conftest import JavaScript
+from .conftest import FILES, JavaScript
 
-WAIT = {"prompt": "wait"}
+WAIT = {**FILES, "prompt": "wait"}
 
 
 def gate_at(scripted: type[ScriptedEndpoint], word: str) -> Any:
