@@ -16,6 +16,7 @@ from rich.table import Table
 from .checks import real_number
 from .cli_build import build, engines
 from .cli_export import export
+from .cli_keys import keys
 from .cli_reports import doctor, info, plain
 from .cli_serve import serve
 from .cli_verify import verify
@@ -36,6 +37,7 @@ app.command()(build)
 app.command()(engines)
 app.command()(verify)
 app.command()(serve)
+app.add_typer(keys, name="keys")
 app.command()(doctor)
 app.command()(info)
 _screen = Console(stderr=True)

@@ -39,7 +39,7 @@ def serve(
     authentication: Annotated[
         bool | None,
         typer.Option(
-            "--auth/--no-auth", help="Ask for keys. [default: unless the host is loopback]"
+            "--auth/--no-auth", help="Ask for keys. [default: unless only this machine calls]"
         ),
     ] = None,
     cors_origins: Annotated[

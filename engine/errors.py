@@ -30,6 +30,7 @@
         StartTimeout      504 startup_timeout            no worker began before the deadline
         WorkerLost        503 runner_disconnected        the job's workers died, time after time
         DatabaseUnavailable 503 runner_connection_error  the job database cannot be used
+      RateLimited         429 rate_limited               more requests a minute than allowed
       ServerUnavailable   503 runner_connection_error    a server that cannot be started
       ExportError         500 internal_error             a checkpoint that cannot be exported
 
@@ -236,6 +237,17 @@ class ServerUnavailable(LightfillError):
 
     http_status = 503
     error_type = "runner_connection_error"
+
+
+class RateLimited(LightfillError):
+    """A caller sent more than `requests_per_minute`; the next may come after `retry_after_s`."""
+
+    http_status = 429
+    error_type = "rate_limited"
+
+    def __init__(self, message: str, retry_after_s: float) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
 
 
 class ExportError(LightfillError):

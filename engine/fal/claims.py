@@ -30,6 +30,11 @@ class Claims:
         self._retention_s = retention_s
         self.changes = Changes()
 
+    @property
+    def database(self) -> Database:
+        """Where the jobs are, for what is kept beside them."""
+        return self._database
+
     def claim(self, worker: str) -> Claim | None:
         """Take the first waiting job: by priority, then by submission; None if none waits.
 

@@ -16,12 +16,22 @@ from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import TypeVar
 
-from sqlalchemy import URL, Connection, Engine, create_engine, event, func, make_url, select
+from sqlalchemy import (
+    URL,
+    Connection,
+    Engine,
+    MetaData,
+    create_engine,
+    event,
+    func,
+    make_url,
+    select,
+)
 from sqlalchemy.exc import ArgumentError, OperationalError, SQLAlchemyError
 
 from ..errors import DatabaseUnavailable
 from .group_commit import GroupCommit
-from .jobs_table import create_tables
+from .jobs_table import create_tables, one_at_a_time
 
 T = TypeVar("T")
 Clock = Callable[[], float]
@@ -65,6 +75,15 @@ class Database:
     def write_lightly(self, operation: Callable[[Connection], T]) -> T:
         """As `write`, but a power cut may undo it; a killed process cannot."""
         return self._write(operation, durable=False)
+
+    def create(self, tables: MetaData) -> None:
+        """Make those of `tables` that are missing; several processes may do so at once."""
+
+        def operation(connection: Connection) -> None:
+            one_at_a_time(connection)
+            tables.create_all(connection)
+
+        self.write(operation)
 
     def close(self) -> None:
         """Close every connection that is not in use."""

@@ -17,8 +17,9 @@ from ..images import encode, to_png
 from . import schema
 from .data_uri import decode_data_uri, encode_data_uri, is_data_uri
 from .limits import too_large
+from .parts import Parts
 from .settings import Settings
-from .storage import Storage, StoredFile
+from .storage import Reservation, Storage, StoredFile
 
 if TYPE_CHECKING:
     from .fetch import Fetcher
@@ -37,7 +38,8 @@ class Files:
     def __init__(self, settings: Settings, fetcher: "Fetcher | None" = None) -> None:
         self._settings = settings
         self._given_fetcher = fetcher
-        self._storage = Storage(settings.files_dir, settings.max_upload_bytes)
+        self.storage = Storage(settings.files_dir, settings.max_upload_bytes)
+        self.parts = Parts(self.storage)
 
     def read_input(
         self, value: Input, field: str, *, owner: str | None = None, local: bool = False
@@ -91,8 +93,20 @@ class Files:
         It is readable by its owner alone if it has one, for `expires_s` seconds (None: as long as
         `file_retention_s` says). Raises FileTooLarge or StorageError, leaving nothing behind.
         """
-        kept_s = self._settings.file_retention_s if expires_s is None else expires_s
-        return self.url_of(self._storage.store(data, content_type, file_name, owner, kept_s))
+        kept_s = self._kept_s(expires_s)
+        stored = self.storage.store(data, content_type, file_name, owner, kept_s)
+        return self.url_of(stored.name)
+
+    def reserve(
+        self,
+        content_type: str,
+        file_name: str | None,
+        *,
+        owner: str | None,
+        expires_s: float | None,
+    ) -> Reservation:
+        """A name for a file that is yet to be uploaded; the arguments are those of `store`."""
+        return self.storage.reserve(content_type, file_name, owner, self._kept_s(expires_s))
 
     def store_picture(
         self,
@@ -119,17 +133,20 @@ class Files:
         Raises one and the same FileDownloadError if it is unknown, expired or another owner's.
         """
         name = self._stored_name(url_or_name)
-        return self._storage.open(url_or_name if name is None else name, owner, field)
+        return self.storage.open(url_or_name if name is None else name, owner, field)
 
-    def url_of(self, stored: StoredFile) -> str:
-        """Its URL: below `public_url`, or file:// where no server offers it."""
+    def url_of(self, name: str) -> str:
+        """The URL of a stored file: below `public_url`, or file:// where no server offers it."""
         if self._settings.public_url is None:
-            return stored.path.absolute().as_uri()
-        return f"{self._settings.public_url}{FILES_PATH}{stored.name}"
+            return self.storage.path_of(name).absolute().as_uri()
+        return f"{self._settings.public_url}{FILES_PATH}{name}"
 
     def sweep(self) -> int:
-        """Delete expired files; returns how many."""
-        return self._storage.sweep()
+        """Delete expired files and abandoned uploads; returns how many."""
+        return self.storage.sweep() + self.parts.sweep()
+
+    def _kept_s(self, expires_s: float | None) -> float:
+        return self._settings.file_retention_s if expires_s is None else expires_s
 
     @cached_property
     def _fetcher(self) -> "Fetcher":
@@ -141,7 +158,7 @@ class Files:
         if is_data_uri(text):
             return decode_data_uri(text, field, self._settings.max_download_bytes)
         if (name := self._stored_name(text)) is not None:
-            return self._storage.read(self._storage.open(name, owner, field), field)
+            return self.storage.read(self.storage.open(name, owner, field), field)
         if _is_http(text):
             return self._fetcher.fetch(text, field)
         if local and text.lower().startswith("file:"):
@@ -158,7 +175,7 @@ class Files:
         public = self._settings.public_url
         if public is not None and url.startswith(f"{public}{FILES_PATH}"):
             return url.removeprefix(f"{public}{FILES_PATH}").partition("?")[0]
-        if url.startswith(f"{self._storage.root.absolute().as_uri()}/"):
+        if url.startswith(f"{self.storage.root.absolute().as_uri()}/"):
             return url.rpartition("/")[2]
         return None
 

@@ -15,7 +15,7 @@ PART_BYTES = 10 << 20
 """fal's own clients' part size. What is no longer is sent whole."""
 _INITIATE = "rest/storage/upload/initiate"
 _QUERY = {"storage_type": "fal-cdn-v3"}
-_CDN = "/cdn/"
+_FILES = "/files/"
 
 
 class Ask(Protocol):
@@ -83,8 +83,8 @@ class Uploads:
 
     def _here(self, url: str) -> str:
         """The server's URL by the name this caller knows the server by."""
-        _, found, path = url.partition(_CDN)
-        return f"{self._base}{_CDN}{path}" if found else url
+        _, found, path = url.rpartition(_FILES)
+        return f"{self._base}{_FILES}{path}" if found else url
 
 
 def _lifecycle(expires_s: float) -> dict[str, str]:

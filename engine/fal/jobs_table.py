@@ -155,8 +155,7 @@ def create_tables(connection: Connection) -> None:
 
     Raises DatabaseUnavailable if another version of lightfill made the tables.
     """
-    if connection.dialect.name == "postgresql":  # SQLite's write transactions exclude each other
-        connection.execute(select(func.pg_advisory_xact_lock(0x6C66_6A6F_6273)))
+    one_at_a_time(connection)
     metadata.create_all(connection)
     found = connection.scalar(select(_schema.c.version))
     if found is None:
@@ -166,3 +165,9 @@ def create_tables(connection: Connection) -> None:
             f"the job database has schema {found}, this lightfill {SCHEMA_VERSION}; use the "
             "lightfill that made it, or give another database_url"
         )
+
+
+def one_at_a_time(connection: Connection) -> None:
+    """Let no other process make tables until this transaction ends."""
+    if connection.dialect.name == "postgresql":  # SQLite's write transactions exclude each other
+        connection.execute(select(func.pg_advisory_xact_lock(0x6C66_6A6F_6273)))

@@ -16,6 +16,8 @@ from .transport import PRIORITY_HEADER, TIMEOUT_HEADER, Order
 from .validation import error_body
 
 APPLICATION = "fal-ai/fast-lightning-sdxl/inpainting"
+RETRY_AFTER_S = "5"
+"""When a caller may try a full queue again: by then a job or two has left it."""
 
 
 class Service:
@@ -115,6 +117,8 @@ def reply(code: int, body: Any, request_id: str, *, seen: Any = None) -> Reply:
         headers["x-fal-error-type"] = str(kind)
     if code in {404, 422}:
         headers["x-fal-billable-units"] = "0"
+    if code == 429:
+        headers["retry-after"] = RETRY_AFTER_S
     if code == 504 and kind == "startup_timeout":
         headers["x-fal-request-timeout-type"] = "user"
     return Reply(code, body, headers, seen)

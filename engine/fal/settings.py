@@ -61,7 +61,8 @@ class Settings:
     Of `lightfill serve` only:
     host, port: where it listens; port 0 is any that is free.
     workers: jobs this process runs at a time; 0 leaves them to other processes.
-    authentication: whether callers need a key of `lightfill keys`; None: unless host is loopback.
+    authentication: whether callers need a key of `lightfill keys`; None: unless host, and
+        public_url if there is one, are loopback.
     private_files: whether stored files need their owner's key, too, and not their URL alone.
     cors_origins: origins, separated by commas, whose pages may call; "*": all; None: all if callers
         need keys, else none but the server's own.

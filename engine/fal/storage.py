@@ -2,21 +2,25 @@
 
 A file's name is 128 random bits and an ending. Beside it lies NAME.json with its content type,
 owner and expiry, written last: a file without one does not exist yet, or no longer.
+
+A name may be reserved before the content is there (an upload URL is given out). Nothing is written
+then: the Reservation is what its holder brings back with the content.
 """
 
+import filecmp
 import json
 import logging
 import re
 import secrets
 import time
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from ..atomic_write import PARTIAL, write_atomically
-from ..errors import FileDownloadError, StorageError
-from .limits import limited
+from ..errors import FileDownloadError, InvalidInput
+from .incoming import Incoming, disk_errors
 
 logger = logging.getLogger(__name__)
 
@@ -44,12 +48,26 @@ class StoredFile:
     expires: float | None
 
 
+@dataclass(frozen=True)
+class Reservation:
+    """The name of a file whose content is yet to come, and what else is known of it.
+
+    expires_s: how long it is kept once it is there, None for ever.
+    """
+
+    name: str
+    content_type: str
+    file_name: str | None
+    owner: str | None
+    expires_s: float | None
+
+
 class Storage:
     """The files in `root`. Thread-safe, and several processes may share the directory."""
 
     def __init__(self, root: Path, max_bytes: int) -> None:
         self.root = root
-        self._max_bytes = max_bytes
+        self.max_bytes = max_bytes
 
     def store(
         self,
@@ -60,20 +78,57 @@ class Storage:
         expires_s: float | None,
     ) -> StoredFile:
         """Write a file, whole or not at all; raises FileTooLarge or StorageError."""
+        reservation = self.reserve(content_type, file_name, owner, expires_s)
+        chunks = (data,) if isinstance(data, bytes) else data
+        with self._working("a file cannot be stored"), self.incoming(reservation) as incoming:
+            for chunk in chunks:
+                incoming.write(chunk)
+            return self.keep(reservation, incoming)
+
+    def reserve(
+        self, content_type: str, file_name: str | None, owner: str | None, expires_s: float | None
+    ) -> Reservation:
+        """An unguessable name that nothing else will have."""
         content_type = content_type.partition(";")[0].strip().lower()
         if not _CONTENT_TYPE.fullmatch(content_type):
             content_type = "application/octet-stream"
         shown_name = _plain_name(file_name)
         name = f"{secrets.token_hex(16)}.{_ending(content_type, shown_name)}"
-        chunks = (data,) if isinstance(data, bytes) else data
-        expires = None if expires_s is None else time.time() + expires_s
-        path = self.path_of(name)
-        with self._working(f"{name} cannot be stored"):
-            write_atomically(path, limited(chunks, self._max_bytes, "file"))
-            size = path.stat().st_size
-            stored = StoredFile(name, path, content_type, size, shown_name, owner, expires)
-            record = {key: value for key, value in asdict(stored).items() if key != "path"}
+        return Reservation(name, content_type, shown_name, owner, expires_s)
+
+    def incoming(self, reservation: Reservation) -> Incoming:
+        """Where the content is written before `keep`."""
+        return Incoming(self.path_of(reservation.name).parent, self.max_bytes)
+
+    def keep(self, reservation: Reservation, incoming: Incoming) -> StoredFile:
+        """Give what came in its reserved name; now it is there. Raises StorageError.
+
+        A file is written once, so that caches may keep it: the same content again is fine (a caller
+        who got no answer repeats the upload), other content raises InvalidInput.
+        """
+        path = self.path_of(reservation.name)
+        if (there := self.find(reservation.name)) is not None:
+            incoming.finish()
+            with self._working(f"{there.name} cannot be read"):
+                if filecmp.cmp(incoming.path, path, shallow=False):
+                    return there
+            raise InvalidInput("file", "this upload has been made; start another one")
+        expires = None if reservation.expires_s is None else time.time() + reservation.expires_s
+        incoming.move_to(path)
+        stored = StoredFile(
+            reservation.name, path, reservation.content_type, incoming.size,
+            reservation.file_name, reservation.owner, expires,
+        )  # fmt: skip
+        record = {key: value for key, value in asdict(stored).items() if key != "path"}
+        with self._working(f"{stored.name} cannot be stored"):
             write_atomically(_record_of(path), json.dumps(record).encode())
+        return stored
+
+    def find(self, name: str) -> StoredFile | None:
+        """The file called `name`, whoever owns it; None if there is none, or no longer."""
+        stored = self._recorded(name) if _NAME.fullmatch(name) else None
+        if stored is None or _expired(stored.expires) or not stored.path.is_file():
+            return None
         return stored
 
     def open(self, name: str, owner: str | None, field: str) -> StoredFile:
@@ -82,11 +137,9 @@ class Storage:
         owner None sees all files (this machine's own code); a file without owner is seen by all.
         Every refusal reads the same. Raises FileDownloadError naming `field`.
         """
-        stored = self._recorded(name) if _NAME.fullmatch(name) else None
-        if stored is not None:
-            foreign = owner is not None and stored.owner not in (None, owner)
-            if not foreign and not _expired(stored.expires) and stored.path.is_file():
-                return stored
+        stored = self.find(name)
+        if stored is not None and (owner is None or stored.owner in (None, owner)):
+            return stored
         raise FileDownloadError(field, "no such stored file, or it has expired; upload it again")
 
     def read(self, stored: StoredFile, field: str) -> bytes:
@@ -134,13 +187,8 @@ class Storage:
                 return None
         return stored
 
-    @contextmanager
-    def _working(self, what: str) -> Iterator[None]:
-        try:
-            yield
-        except OSError as error:
-            reason = f"{what} in {self.root}: {error.strerror}"
-            raise StorageError(f"{reason}; free space there or set LIGHTFILL_DATA_DIR") from error
+    def _working(self, what: str) -> AbstractContextManager[None]:
+        return disk_errors(self.root, what)
 
 
 def _record_of(path: Path) -> Path:

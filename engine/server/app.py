@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from urllib.parse import urlsplit
@@ -12,16 +13,22 @@ from starlette.middleware.cors import CORSMiddleware
 
 from ... import __version__
 from ..errors import LightfillError
+from .file_routes import file_router
 from .health_routes import health_router
-from .layers import BodyLimit, OnlyThisMachine, RequestIds
+from .layers import BodyLimit, Faults, OnlyThisMachine, RequestIds
 from .openapi import document
+from .proxy import Proxy
 from .queue_routes import queue_router
 from .replies import answer_errors
 from .run_routes import run_router
 from .site import Site
+from .upload_routes import upload_router
 
-_EXPOSED = ["x-fal-request-id", "x-fal-error-type", "etag", "retry-after", "content-range"]
-_COUNT_FOR_THEMSELVES = ("/cdn/", "/files/")
+_EXPOSED = [
+    "x-fal-request-id", "x-fal-error-type", "x-fal-billable-units", "x-fal-request-timeout-type",
+    "etag", "retry-after", "content-range", "content-disposition",
+]  # fmt: skip
+_COUNT_FOR_THEMSELVES = re.compile(r"PUT /files/.*|POST /cdn/files/upload")
 _SWEEP_S = 3600.0
 
 logger = logging.getLogger(__name__)
@@ -39,7 +46,7 @@ def create_app(site: Site) -> FastAPI:
         redirect_slashes=False,
     )
     app.state.site = site
-    for router in (queue_router, run_router, health_router):
+    for router in (queue_router, run_router, upload_router, file_router, health_router):
         app.include_router(router(site))
     document(app)
     answer_errors(app)
@@ -53,10 +60,12 @@ def _add_layers(app: FastAPI, site: Site) -> None:
     app.add_middleware(
         BodyLimit, max_bytes=settings.max_request_bytes, unlimited=_COUNT_FOR_THEMSELVES
     )
+    app.add_middleware(Proxy)
     origins = _origins(site)
     if not site.asks_for_keys:
         hosts = [host] if (host := urlsplit(str(settings.public_url)).hostname) else []
         app.add_middleware(OnlyThisMachine, hosts=hosts, origins=origins)
+    app.add_middleware(Faults)
     app.add_middleware(
         CORSMiddleware,
         allow_origins=origins,

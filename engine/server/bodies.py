@@ -4,7 +4,7 @@ import json
 from typing import Any
 
 from anyio import to_thread
-from fastapi import Request
+from fastapi import HTTPException, Request
 
 from ..errors import RequestInvalid
 from ..fal.validation import json_safe
@@ -13,9 +13,11 @@ _SLOW_BYTES = 1 << 20
 """Larger bodies, which hold data URIs, are parsed in a thread: others do not wait for them."""
 
 
-async def arguments_of(request: Request) -> dict[str, Any]:
-    """The JSON object in the body; RequestInvalid for anything else."""
+async def arguments_of(request: Request, *, at_most: int | None = None) -> dict[str, Any]:
+    """The JSON object in the body; RequestInvalid for anything else, 413 over `at_most` bytes."""
     body = await request.body()
+    if at_most is not None and len(body) > at_most:
+        raise HTTPException(413, f"The body is larger than {at_most} bytes; shorten it.")
     try:
         if len(body) > _SLOW_BYTES:
             found = await to_thread.run_sync(json.loads, body)

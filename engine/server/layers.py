@@ -1,17 +1,23 @@
-"""ASGI layers around the routes: request ids, sizes, trailing slashes, hosts and origins."""
+"""ASGI layers around the routes: request ids, faults, sizes, trailing slashes, hosts, origins."""
 
+import logging
+import re
 import uuid
 from collections.abc import Iterable
 from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers, MutableHeaders
+from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ..fal.reply import Reply
-from .replies import REQUEST_ID, as_response
+from ..fal.validation import error_body
+from .replies import REQUEST_ID, as_response, shown_route
 
-_SAFE = {"GET", "HEAD", "OPTIONS"}
-_CLEANED = ("/queue/", "/run/")
+CLEANED = ("/queue/", "/run/", "/rest/", "/cdn/")
+"""Beginnings of paths that may end in a slash."""
+
+logger = logging.getLogger(__name__)
 
 
 class RequestIds:
@@ -29,7 +35,7 @@ class RequestIds:
             return
         request_id = str(uuid.uuid4())
         scope["lightfill.request_id"] = request_id
-        if scope["path"].startswith(_CLEANED):
+        if scope["path"].startswith(CLEANED):
             scope["path"] = scope["path"].rstrip("/")
 
         async def sent(message: Message) -> None:
@@ -40,19 +46,46 @@ class RequestIds:
         await self._app(scope, receive, sent)
 
 
+class Faults:
+    """Answers for what nobody expected, inside the layer that lets browsers read the answer."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        begun = False
+
+        async def sent(message: Message) -> None:
+            nonlocal begun
+            begun = True
+            await send(message)
+
+        try:
+            await self._app(scope, receive, sent)
+        except ClientDisconnect:
+            logger.info("%s: the caller left", shown_route(scope))
+        except Exception as error:
+            if begun:
+                raise  # the connection is cut: the caller sees that something is missing
+            logger.exception("%s failed", shown_route(scope))
+            status_code, body = error_body(error)
+            fault = Reply(status_code, body, {"content-type": "application/json"})
+            await as_response(fault)(scope, receive, send)
+
+
 class BodyLimit:
     """Refuses bodies over `max_bytes` with 413, those sent in chunks when they pass it.
 
-    unlimited: beginnings of paths that count for themselves (uploads of files).
+    unlimited: methods and paths of routes that count for themselves (uploads of files).
     """
 
-    def __init__(self, app: ASGIApp, max_bytes: int, unlimited: tuple[str, ...]) -> None:
+    def __init__(self, app: ASGIApp, max_bytes: int, unlimited: re.Pattern[str]) -> None:
         self._app = app
         self._max_bytes = max_bytes
         self._unlimited = unlimited
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or scope["path"].startswith(self._unlimited):
+        if scope["type"] != "http" or self._unlimited.fullmatch(_line(scope)):
             await self._app(scope, receive, send)
             return
         announced = Headers(scope=scope).get("content-length", "0")
@@ -120,3 +153,7 @@ class OnlyThisMachine:
         if urlsplit(origin).netloc == host:
             return None
         return f"Pages of {origin[:100]} may not call this server; set --cors-origins."
+
+
+def _line(scope: Scope) -> str:
+    return f"{scope['method']} {scope['path']}"

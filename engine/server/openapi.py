@@ -1,43 +1,18 @@
 """What the OpenAPI document says of the routes: fal's own schema, states and codes."""
 
-from collections.abc import Mapping
 from typing import Any
 
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 
 from ..fal import schema
+from .openapi_replies import COMPONENTS as _COMPONENTS
+from .openapi_replies import INPUT as _INPUT
+from .openapi_replies import as_json as _json
+from .openapi_replies import route as _route
+from .openapi_uploads import SCHEMAS
 
-_COMPONENTS = "#/components/schemas/"
-_INPUT, _OUTPUT = "InpaintingLightningInput", "Output"
-
-
-def _reference(name: str) -> dict[str, str]:
-    return {"$ref": f"{_COMPONENTS}{name}"}
-
-
-def _json(description: str, name: str) -> dict[str, Any]:
-    return {
-        "description": description,
-        "content": {"application/json": {"schema": _reference(name)}},
-    }
-
-
-def _route(replies: Mapping[int, dict[str, Any]], *, takes_input: bool = False) -> dict[str, Any]:
-    """Keyword arguments of a FastAPI route."""
-    documented: dict[str, Any] = {
-        "responses": {
-            401: _json("No key, or one that is not known.", "Error"),
-            429: _json("Too many requests; come back after Retry-After.", "Error"),
-            503: _json("The server cannot do this now.", "Error"),
-            **replies,
-        },
-    }
-    if takes_input:
-        body = {"required": True, "content": {"application/json": {"schema": _reference(_INPUT)}}}
-        documented["openapi_extra"] = {"requestBody": body}
-    return documented
-
+_OUTPUT = "Output"
 
 _EVENTS = {
     "description": "Events.",
@@ -153,27 +128,26 @@ _SCHEMAS: dict[str, Any] = {
 
 
 def document(app: FastAPI) -> None:
-    """Let /openapi.json hold fal's schemas word for word, keys as its security, and our routes."""
+    """Let /openapi.json hold fal's schemas word for word, and our routes."""
 
     def made() -> dict[str, Any]:
         if app.openapi_schema is None:
             document = get_openapi(title=app.title, version=app.version, routes=app.routes,
                                    summary=app.summary)  # fmt: skip
             components = document.setdefault("components", {})
-            components["schemas"] = _fal_schemas() | _SCHEMAS
-            components["securitySchemes"] = {
-                "apiKeyAuth": {
-                    "type": "apiKey",
-                    "in": "header",
-                    "name": "Authorization",
-                    "description": "`Key id:secret`, a key of `lightfill keys create`.",
-                }
-            }
-            document["security"] = [{"apiKeyAuth": []}]
+            components["schemas"] = _fal_schemas() | _SCHEMAS | SCHEMAS
+            if not app.state.site.asks_for_keys:
+                _ask_for_no_keys(document)
             app.openapi_schema = document
         return app.openapi_schema
 
     app.openapi = made  # type: ignore[method-assign]
+
+
+def _ask_for_no_keys(document: dict[str, Any]) -> None:
+    for path in document["paths"].values():
+        for operation in path.values():
+            operation.pop("security", None)
 
 
 def _fal_schemas() -> dict[str, Any]:

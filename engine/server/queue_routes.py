@@ -10,7 +10,7 @@ from ..fal.service import APPLICATION
 from ..fal.transport import Order
 from . import openapi
 from .bodies import arguments_of, fal_headers
-from .callers import Who
+from .callers import CountedWho, Who
 from .event_stream import event_stream, new_logs
 from .following import follow
 from .replies import as_response
@@ -30,7 +30,7 @@ def queue_router(site: Site) -> APIRouter:
     @router.post(f"/{APPLICATION}", **openapi.SUBMIT)
     async def submit(
         request: Request,
-        who: Who,
+        who: CountedWho,
         fal_webhook: Annotated[str | None, Query(description="Told when it ends.")] = None,
         fal_max_queue_length: Annotated[
             int | None, Query(ge=0, le=2**31, description="429 if more requests than this wait.")

@@ -1,13 +1,15 @@
 """Reply and errors as HTTP, in fal's shapes (section 8)."""
 
 import logging
+from math import ceil
 from typing import Any
 
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
+from starlette.types import Scope
 
-from ..errors import LightfillError
+from ..errors import LightfillError, RateLimited
 from ..fal.reply import Reply
 from ..fal.service import APPLICATION, reply
 from ..fal.validation import error_body, json_safe
@@ -31,6 +33,12 @@ def json_response(
     )
 
 
+def shown_route(scope: Scope) -> str:
+    """Method and route for logs: never the path, in which an upload URL carries its permission."""
+    route = getattr(scope.get("route"), "path", "an unknown path")
+    return f"{scope.get('method')} {route}"
+
+
 def answer_errors(app: FastAPI) -> None:
     """Let every error of `app`'s routes be fal's: JSON with `detail`, never a redirect or HTML."""
 
@@ -38,8 +46,11 @@ def answer_errors(app: FastAPI) -> None:
     async def on_ours(request: Request, error: LightfillError) -> Response:
         status_code, body = error_body(error)
         if status_code >= 500:
-            logger.error("%s %s: %s", request.method, request.url.path, error)
-        return _error(request, status_code, body)
+            logger.error("%s: %s", shown_route(request.scope), error)
+        response = _error(request, status_code, body)
+        if isinstance(error, RateLimited):
+            response.headers["retry-after"] = str(ceil(error.retry_after_s))
+        return response
 
     @app.exception_handler(RequestValidationError)
     async def on_invalid(request: Request, error: RequestValidationError) -> Response:
@@ -58,11 +69,6 @@ def answer_errors(app: FastAPI) -> None:
         response = _error(request, error.status_code, {"detail": detail})
         response.headers.update(error.headers or {})
         return response
-
-    @app.exception_handler(Exception)
-    async def on_fault(request: Request, error: Exception) -> Response:
-        logger.error("%s %s failed", request.method, request.url.path, exc_info=error)
-        return _error(request, *error_body(error))
 
 
 def _error(request: Request, status_code: int, body: dict[str, Any]) -> Response:

@@ -15,7 +15,7 @@ from ..fal.transport import Order
 from ..fal.validation import error_body
 from . import openapi
 from .bodies import arguments_of, fal_headers
-from .callers import Caller, Who
+from .callers import Caller, CountedWho
 from .event_stream import Event, event_stream, new_logs
 from .following import follow
 from .replies import as_response
@@ -48,17 +48,17 @@ def run_router(site: Site) -> APIRouter:
         return as_response(result)
 
     @router.post(f"/{APPLICATION}", **openapi.RUN)
-    async def run(request: Request, who: Who) -> Response:
+    async def run(request: Request, who: CountedWho) -> Response:
         """Run a request and wait for its output."""
         return await answered(request, await arguments_of(request), who)
 
     @router.get(f"/{APPLICATION}", include_in_schema=False)
-    async def run_with_query(request: Request, who: Who) -> Response:
+    async def run_with_query(request: Request, who: CountedWho) -> Response:
         """The same with the arguments in the query, as fal's JavaScript clients send a GET."""
         return await answered(request, dict(request.query_params), who)
 
     @router.post(f"/{APPLICATION}/stream", **openapi.RUN_STREAM)
-    async def stream(request: Request, who: Who) -> Response:
+    async def stream(request: Request, who: CountedWho) -> Response:
         """Run a request: its states with their new logs as events, and its output as the last.
 
         Arguments that are wrong are a 422 here and now: an event would look like an output.

@@ -1,11 +1,13 @@
 """Sockets, uvicorn and signals around the application."""
 
 import logging
+import shlex
 import socket
 from collections.abc import Callable
 from dataclasses import replace
 from ipaddress import ip_address
 from typing import Any
+from urllib.parse import urlsplit
 
 import uvicorn
 from anyio import to_thread
@@ -34,16 +36,20 @@ def bound(settings: Settings) -> tuple[socket.socket, Settings]:
     """The listening socket, and the settings with the port and public URL that it gives.
 
     Raises ServerUnavailable if the address cannot be had, InvalidInput for a host that others
-    reach without keys.
+    reach without keys, or files that need keys where there are none.
     """
     authentication = settings.authentication
     if authentication is None:
-        authentication = not is_loopback(settings.host)
+        authentication = not (is_loopback(settings.host) and _is_here(settings.public_url))
     if not authentication and not is_loopback(settings.host):
         raise InvalidInput(
             "authentication",
             f"cannot be off on {settings.host}, which other machines reach; "
             "make a key with `lightfill keys create`, or listen on 127.0.0.1",
+        )
+    if settings.private_files and not authentication:
+        raise InvalidInput(
+            "private_files", "needs callers with keys; serve with --auth, or leave it out"
         )
     family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
     listening = socket.socket(family, socket.SOCK_STREAM)
@@ -75,6 +81,8 @@ def serve(settings: Settings, started: Callable[[Settings], object], **configura
         site = Site.of(settings, **configuration)
         server = Server(site)
         started(settings)
+        if site.asks_for_keys and not site.keys.any_active():
+            logger.warning("nobody has a key yet; make one: %s", _create_command(site))
         server.run(sockets=[listening])
 
 
@@ -100,6 +108,20 @@ class Server(uvicorn.Server):
         await to_thread.run_sync(lambda: runtime.stop_work(grace_s, _GIVE_UP_S))
         self._site.stopping.set()  # whoever follows a request that still waits is let go
         await super().shutdown(sockets)
+
+
+def _is_here(public_url: str | None) -> bool:
+    """Whether a public URL, too, is for this machine only: not where a proxy lets others in."""
+    return public_url is None or is_loopback(urlsplit(public_url).hostname or "")
+
+
+def _create_command(site: Site) -> str:
+    """What makes a key in this server's database, but for the password of its URL."""
+    if site.settings.database_url is not None:
+        where = f"--database {shlex.quote(site.queue.database.shown_url)}"
+    else:
+        where = f"--data-dir {shlex.quote(str(site.settings.data_dir))}"
+    return f"lightfill keys create {where}"
 
 
 def _reachable(host: str) -> str:

@@ -13,12 +13,17 @@ from ..fal.queue import JobQueue
 from ..fal.runtime import Configuration, Runtime
 from ..fal.service import Service
 from ..fal.settings import Settings
+from .keys import KeyStore
+from .rate_limit import RateLimit
+from .seals import Seal
 
 P = ParamSpec("P")
 T = TypeVar("T")
 _GIVE_UP_S = 5.0
 _THREADS = 32
 """Calls of the database and the disk that may wait at a time; they take a millisecond each."""
+_UPLOAD_THREADS = 8
+"""Writes of uploaded files, which may take seconds: nothing else waits for them."""
 
 
 @dataclass(frozen=True)
@@ -32,16 +37,30 @@ class Site:
     settings: Settings
     runtime: Runtime
     service: Service
+    keys: KeyStore
+    seal: Seal
+    rate_limit: RateLimit
     ready: asyncio.Event = field(default_factory=asyncio.Event)
     stopping: asyncio.Event = field(default_factory=asyncio.Event)
     failures: list[str] = field(default_factory=list)
     _threads: CapacityLimiter = field(default_factory=lambda: CapacityLimiter(_THREADS))
+    _upload_threads: CapacityLimiter = field(
+        default_factory=lambda: CapacityLimiter(_UPLOAD_THREADS)
+    )
 
     @classmethod
     def of(cls, settings: Settings, **configuration: Any) -> "Site":
         """The site of these settings; opens the database, not the model."""
         runtime = Runtime(Configuration(settings, **configuration))
-        return cls(settings, runtime, Service(runtime.queue, f"{settings.public_url}/queue"))
+        database = runtime.queue.database
+        return cls(
+            settings,
+            runtime,
+            Service(runtime.queue, f"{settings.public_url}/queue"),
+            KeyStore(database),
+            Seal.of(database),
+            RateLimit(settings.requests_per_minute),
+        )
 
     @property
     def queue(self) -> JobQueue:
@@ -64,3 +83,8 @@ class Site:
         """What `function`, which may block for the database or the disk, returns."""
         call = partial(function, *args, **kwargs)
         return await to_thread.run_sync(call, limiter=self._threads)
+
+    async def on_disk(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """As `in_thread`, for the content of uploads."""
+        call = partial(function, *args, **kwargs)
+        return await to_thread.run_sync(call, limiter=self._upload_threads)

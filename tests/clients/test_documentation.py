@@ -4,6 +4,7 @@
 of ours, which points the client here; after it one that reports what the snippet has made.
 """
 
+import json
 import re
 import threading
 import urllib.request
@@ -14,8 +15,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from running_server import RunningServer
+from running_server import ENDPOINT, RunningServer
 from scripted_endpoint import OUTPUT
+from scripted_server import Answer, Script, served
 
 from lightfill.engine.fal.fetch import Fetcher
 

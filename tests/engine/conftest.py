@@ -1,9 +1,10 @@
-"""Fixtures of the engine's tests: a simulated GPU, and the float16 graphs on the CPU."""
+"""Fixtures of the engine's tests: a simulated GPU, the float16 graphs on the CPU, databases."""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
+import postgres_server
 import pytest
 from simulated_gpu import Bench, Machine, install
 
@@ -39,3 +40,18 @@ def reference(private_cache: None) -> Callable[[str, base.Feed], dict[str, np.nd
             for name in bundle.manifest.components
         }
     return lambda component, feed: sessions[component].run(feed)
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[str]:
+    """A PostgreSQL server, started once, by the first test that needs it."""
+    with postgres_server.running() as url:
+        yield url
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """An empty database of either kind."""
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path / 'queue.sqlite3'}"
+    return postgres_server.fresh_schema(request.getfixturevalue("postgres"))

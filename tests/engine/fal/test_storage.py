@@ -1,5 +1,6 @@
 """Stored files: whole or absent, found by URL only, seen by their owner only, gone when expired."""
 
+import errno
 import json
 import os
 import threading
@@ -11,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lightfill.engine.errors import FileDownloadError, FileTooLarge, StorageError
+from lightfill.engine.errors import FileDownloadError, FileTooLarge, InvalidInput, StorageError
 from lightfill.engine.fal.storage import Storage, StoredFile
 
 MAX_BYTES = 1000
@@ -195,3 +196,46 @@ def test_a_file_is_never_seen_half_written(storage: Storage) -> None:
     finish.set()
     thread.join()
     assert sorted(path.stat().st_size for path in everything(storage))[-1] == 1000
+
+
+def test_a_reserved_name_is_nothing_until_its_content_is_kept(storage: Storage) -> None:
+    reservation = storage.reserve("image/png", "cat.png", "me", 60)
+    assert not storage.root.exists()
+    with storage.incoming(reservation) as incoming:
+        incoming.write(b"abc")
+        assert storage.find(reservation.name) is None
+        stored = storage.keep(reservation, incoming)
+    assert storage.open(reservation.name, "me", "f") == stored
+    assert stored.path.read_bytes() == b"abc"
+
+
+def test_a_reserved_name_is_written_once(storage: Storage) -> None:
+    reservation = storage.reserve("image/png", None, None, 60)
+
+    def write(data: bytes) -> StoredFile:
+        with storage.incoming(reservation) as incoming:
+            incoming.write(data)
+            return storage.keep(reservation, incoming)
+
+    assert write(b"abc") == write(b"abc")
+    for other in (b"abd", b"abcd", b""):
+        with pytest.raises(InvalidInput, match="start another"):
+            write(other)
+    assert storage.path_of(reservation.name).read_bytes() == b"abc"
+    assert len(everything(storage)) == 2
+
+
+def test_a_disk_that_fills_up_leaves_nothing(
+    storage: Storage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(_: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(StorageError, match="No space left"):
+        put(storage)
+    assert everything(storage) == []
+
+
+def test_an_empty_file_is_a_file(storage: Storage) -> None:
+    assert put(storage, b"").path.read_bytes() == b""

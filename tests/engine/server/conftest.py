@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from keyed_server import KeyedServer, keyed
 from running_server import RunningServer, running
 
 from lightfill.engine.errors import Cancelled, InvalidInput
@@ -81,3 +82,14 @@ def demo_server(settings: Settings, demo_inpainter: Inpainter) -> Iterator[Runni
     """A server on the embedded model, opened once for all tests."""
     with running(settings, inpainter=demo_inpainter) as started:
         yield started
+
+
+@pytest.fixture(scope="module")
+def keyed_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[KeyedServer]:
+    """A server that asks for keys, whose jobs are scripted; one for a module's tests."""
+    kind = type("Scripted", (ScriptedEndpoint,), {"gate": threading.Event(), "ran": []})
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(endpoint_module, "Endpoint", kind)
+        with keyed(tmp_path_factory.mktemp("keyed")) as started:
+            yield started
+        kind.gate.set()

@@ -105,7 +105,9 @@ def test_uploads_that_cannot_be(fal: ModuleType, somewhere: Somewhere, tmp_path:
     somewhere.start(max_upload_bytes=10)
     with pytest.raises(fal.FalClientHTTPError) as caught:
         fal.upload(b"x" * 11, "text/plain")
-    assert (caught.value.status_code, caught.value.message[0]["type"]) == (422, "file_too_large")
+    if somewhere.server is None:
+        assert caught.value.message[0]["type"] == "file_too_large"
+    assert caught.value.status_code == (422 if somewhere.server is None else 413)
 
 
 @pytest.mark.parametrize("expires_in", ["never", "immediate", "1h", "1d", "7d", "30d", "1y", 5])

@@ -1,16 +1,13 @@
-"""Queues on both databases; PostgreSQL is started once, by the first test that needs it."""
+"""Queues on both databases."""
 
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
-import postgres_server
 import pytest
 
 from lightfill.engine.fal.queue import JobQueue
 
 OpenQueue = Callable[..., JobQueue]
-BOTH = ["sqlite", "postgresql"]
 
 
 class Clock:
@@ -21,20 +18,6 @@ class Clock:
 
     def __call__(self) -> float:
         return self.now
-
-
-@pytest.fixture(scope="session")
-def postgres() -> Iterator[str]:
-    with postgres_server.running() as url:
-        yield url
-
-
-@pytest.fixture(params=BOTH)
-def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """An empty database of either kind."""
-    if request.param == "sqlite":
-        return f"sqlite:///{tmp_path / 'queue.sqlite3'}"
-    return postgres_server.fresh_schema(request.getfixturevalue("postgres"))
 
 
 @pytest.fixture
