@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from patched_fal_client import Fal, Make, fal_clients
 from running_server import RunningServer, running
 from scripted_endpoint import ScriptedEndpoint, fresh
 
@@ -154,3 +155,22 @@ def javascript(node: Node, request: pytest.FixtureRequest) -> JavaScript:
 def otherwise(node: Node, request: pytest.FixtureRequest) -> JavaScript:
     """Both clients, pointed in another way."""
     return JavaScript(node, *request.param)
+
+
+@pytest.fixture(params=["blocking", "asyncio"])
+def make(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[Make]:
+    """Makes fal-client's clients, blocking and asyncio."""
+    with fal_clients(request.param, monkeypatch) as made:
+        yield made
+
+
+@pytest.fixture
+def fal(make: Make, server: RunningServer) -> Fal:
+    """Before scripted jobs."""
+    return make(server)
+
+
+@pytest.fixture
+def painting(make: Make, demo_server: RunningServer) -> Fal:
+    """Before the embedded model."""
+    return make(demo_server)

@@ -3,119 +3,23 @@
 Both its faces, blocking and asyncio, go through the same calls.
 """
 
-import asyncio
-import inspect
-import io
 import threading
 import time
-import urllib.request
 import uuid
-from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import fal_client
-import httpx
 import pytest
-from PIL import Image
-from running_server import ENDPOINT, RunningServer, running
+from patched_fal_client import Fal, Make
+from running_server import ENDPOINT, running
 from scripted_endpoint import OUTPUT, ScriptedEndpoint
 
 from lightfill.engine.fal.settings import Settings
 
 from .conftest import FILES
 
-EXAMPLES = Path(__file__).parents[2] / "examples"
 UNKNOWN = "764cabcf-b745-4b3e-ae38-1200304cf45b"
 WAIT = {**FILES, "prompt": "wait"}
-SMALL = {
-    "prompt": "a red ball",
-    "image_size": {"width": 64, "height": 64},
-    "num_inference_steps": 1,
-}
-
-
-class Fal:
-    """fal_client's blocking or asyncio client, asked alike: coroutines are run to their end."""
-
-    def __init__(self, client: Any, loop: asyncio.AbstractEventLoop | None) -> None:
-        self._client = client
-        self._loop = loop
-
-    def __getattr__(self, name: str) -> Callable[..., Any]:
-        return lambda *args, **options: self.done(getattr(self._client, name)(*args, **options))
-
-    def done(self, value: Any) -> Any:
-        """What it comes to: a coroutine's result, a generator's items."""
-        if inspect.isasyncgen(value):
-            return self.done(_collected(value))
-        if inspect.iscoroutine(value):
-            assert self._loop is not None
-            return self._loop.run_until_complete(value)
-        return list(value) if inspect.isgenerator(value) else value
-
-
-async def _collected(items: Any) -> list[Any]:
-    return [item async for item in items]
-
-
-def point(monkeypatch: pytest.MonkeyPatch, origin: str) -> None:
-    """fal_client's hosts become the server's prefixes, as docs/moving-from-fal.md says."""
-    from fal_client import client
-
-    monkeypatch.setattr(client, "RUN_URL_FORMAT", f"{origin}/run/")
-    monkeypatch.setattr(client, "QUEUE_URL_FORMAT", f"{origin}/queue/")
-    monkeypatch.setattr(client, "REST_URL", f"{origin}/rest")
-    monkeypatch.setattr(client, "CDN_URL", f"{origin}/cdn")
-
-
-@pytest.fixture
-def opened_clients(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
-    """Every httpx client fal_client opens from now on: it closes none of them itself."""
-    found: list[Any] = []
-    for kind in (httpx.Client, httpx.AsyncClient):
-
-        def noted(self: Any, *args: Any, _really: Any = kind.__init__, **options: Any) -> None:
-            found.append(self)
-            _really(self, *args, **options)
-
-        monkeypatch.setattr(kind, "__init__", noted)
-    return found
-
-
-@pytest.fixture(params=["blocking", "asyncio"])
-def make(
-    request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, opened_clients: list[Any]
-) -> Iterator[Callable[..., Fal]]:
-    """Makes a client of a server."""
-    loop = asyncio.new_event_loop()
-
-    def made(server: RunningServer, key: str = "id:secret") -> Fal:
-        point(monkeypatch, server.origin)
-        if request.param == "blocking":
-            return Fal(fal_client.SyncClient(key=key), None)
-        return Fal(fal_client.AsyncClient(key=key), loop)
-
-    yield made
-    for client in opened_clients:
-        if isinstance(client, httpx.Client):
-            client.close()
-        else:
-            loop.run_until_complete(client.aclose())
-    loop.run_until_complete(loop.shutdown_default_executor())
-    loop.close()
-
-
-@pytest.fixture
-def fal(make: Callable[[RunningServer], Fal], server: RunningServer) -> Fal:
-    """Before scripted jobs."""
-    return make(server)
-
-
-@pytest.fixture
-def painting(make: Callable[[RunningServer], Fal], demo_server: RunningServer) -> Fal:
-    """Before the embedded model."""
-    return make(demo_server)
 
 
 def test_run_and_stream(fal: Fal) -> None:
@@ -175,9 +79,7 @@ def test_cancel_stops_a_request_and_is_refused_afterwards(fal: Fal) -> None:
         fal.done(handle.cancel())
 
 
-def test_a_low_priority_request_lets_normal_ones_pass(
-    make: Callable[[RunningServer], Fal], settings: Settings
-) -> None:
+def test_a_low_priority_request_lets_normal_ones_pass(make: Make, settings: Settings) -> None:
     with running(Settings(data_dir=settings.data_dir, port=0, workers=0)) as server:
         fal = make(server)
         low = fal.submit(ENDPOINT, {}, priority="low")
@@ -186,9 +88,7 @@ def test_a_low_priority_request_lets_normal_ones_pass(
         assert fal.done(normal.status()) == fal_client.Queued(0)
 
 
-def test_a_start_timeout_is_the_user_s_and_asked_once(
-    make: Callable[[RunningServer], Fal], settings: Settings
-) -> None:
+def test_a_start_timeout_is_the_user_s_and_asked_once(make: Make, settings: Settings) -> None:
     with running(Settings(data_dir=settings.data_dir, port=0, workers=0)) as server:
         fal = make(server)
         for call in (fal.subscribe, fal.run):
@@ -250,7 +150,7 @@ def test_what_is_not_there_is_a_404(fal: Fal) -> None:
 
 @pytest.mark.parametrize("full", ["at first", "for good"])
 def test_a_full_queue_is_asked_again(
-    make: Callable[[RunningServer], Fal],
+    make: Make,
     settings: Settings,
     monkeypatch: pytest.MonkeyPatch,
     full: str,
@@ -270,18 +170,3 @@ def test_a_full_queue_is_asked_again(
             cancelling.start()
             assert fal.done(fal.submit(ENDPOINT, {}).status()) == fal_client.Queued(0)
             cancelling.join()
-
-
-def test_data_uris_are_painted(painting: Fal) -> None:
-    arguments = {
-        **SMALL,
-        "image_url": fal_client.encode_file(EXAMPLES / "coffee.png"),
-        "mask_url": fal_client.encode_image(Image.open(EXAMPLES / "coffee-mask.png"), "png"),
-    }
-    (image,) = painting.subscribe(ENDPOINT, arguments)["images"]
-    assert opened(image["url"]).size == (image["width"], image["height"]) == (64, 64)
-
-
-def opened(url: str) -> Image.Image:
-    with urllib.request.urlopen(url) as file:
-        return Image.open(io.BytesIO(file.read()))

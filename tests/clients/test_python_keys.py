@@ -1,0 +1,49 @@
+"""PyPI fal-client before a server that asks for keys."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import fal_client
+import httpx
+import pytest
+from keyed_server import keyed
+from patched_fal_client import Make
+from running_server import ENDPOINT
+from scripted_endpoint import OUTPUT, ScriptedEndpoint
+
+from .conftest import FILES
+
+GO = {**FILES, "prompt": "go"}
+
+
+def refused(call: Callable[..., Any], *args: Any) -> Any:
+    with pytest.raises(fal_client.FalClientHTTPError) as caught:
+        call(*args)
+    return caught.value
+
+
+def test_keys_open_and_part(make: Make, tmp_path: Path, scripted: type[ScriptedEndpoint]) -> None:
+    with keyed(tmp_path / "data") as server:
+        mine, yours = make(server, server.mine), make(server, server.yours)
+        handle = mine.submit(ENDPOINT, GO)
+        assert mine.done(handle.get()) == mine.result(ENDPOINT, handle.request_id) == OUTPUT
+        url = mine.upload(b"x", "text/plain")
+        assert server.site.files.open(url).owner == server.mine.partition(":")[0]
+        for call in (yours.status, yours.result, yours.cancel):
+            assert refused(call, ENDPOINT, handle.request_id).status_code == 404
+
+
+@pytest.mark.parametrize("key", ["no:body", "malformed"])
+def test_an_unknown_key_is_a_401(
+    make: Make, tmp_path: Path, scripted: type[ScriptedEndpoint], key: str
+) -> None:
+    with keyed(tmp_path / "data") as server:
+        fal = make(server, key)
+        for call in (fal.run, fal.submit, fal.subscribe):
+            error = refused(call, ENDPOINT, GO)
+            assert (error.status_code, isinstance(error.message, str)) == (401, True)
+        assert refused(fal.status, ENDPOINT, "x").status_code == 401
+        with pytest.raises(httpx.HTTPStatusError, match="401"):  # its token has no error of its own
+            fal.upload(b"x", "text/plain", fallback_repository=[])
+    assert scripted.ran == []
