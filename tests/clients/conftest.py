@@ -58,7 +58,7 @@ class Node:
     """node, with fal's clients beside it."""
 
     def __init__(self, executable: str, packages: Path) -> None:
-        self._executable = executable
+        self.executable = executable
         self.packages = packages
 
     def report(
@@ -73,7 +73,7 @@ class Node:
         known = {name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ}
         given = {"PARAMETERS": json.dumps(parameters or {}), **environment}
         process = subprocess.Popen(
-            [self._executable, script], env=known | given, text=True, stdout=subprocess.PIPE,
+            [self.executable, script], env=known | given, text=True, stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
         )  # fmt: skip
         found, printed = [], []
@@ -96,20 +96,25 @@ class Node:
         return found[0]
 
 
+def found_node(search: str, packages: Path, *, is_required: bool) -> Node:
+    """node with fal's clients; without them the test is skipped, or fails if they must be here."""
+    executable = shutil.which("node", path=search)
+    if executable is not None and (packages / "@fal-ai/client").is_dir():
+        return Node(executable, packages)
+    if executable is None:
+        reason = f"node is not here: install Node.js 18 or newer and npm, then run `{INSTALL}`"
+    else:
+        reason = f"fal's JavaScript clients are not here: run `{INSTALL}`"
+    if is_required:
+        pytest.fail(reason)
+    pytest.skip(reason)
+
+
 @pytest.fixture(scope="session")
 def node() -> Node:
-    """node with fal's clients; without them the test is skipped, or fails where they must be."""
-    executable, packages = shutil.which("node"), HERE / "node_modules"
-    missing = None
-    if executable is None:
-        missing = f"node is not here: install Node.js 18 or newer and npm, then run `{INSTALL}`"
-    elif not (packages / "@fal-ai/client").is_dir():
-        missing = f"fal's JavaScript clients are not here: run `{INSTALL}`"
-    if missing and os.environ.get("LIGHTFILL_REQUIRE_NODE") == "1":
-        pytest.fail(missing)
-    if missing:
-        pytest.skip(missing)
-    return Node(str(executable), packages)
+    """node with fal's clients."""
+    is_required = os.environ.get("LIGHTFILL_REQUIRE_NODE") == "1"
+    return found_node(os.environ["PATH"], HERE / "node_modules", is_required=is_required)
 
 
 OLD, NEW = "@fal-ai/serverless-client", "@fal-ai/client"
