@@ -23,12 +23,13 @@ class Answer:
 class Script:
     """Answers by method and path; the last of several is given again and again.
 
-    asked, headers: what came in. connections: how many were made.
+    asked, headers, bodies: what came in. connections: how many were made.
     """
 
     answers: dict[tuple[str, str], list[Answer]]
     asked: list[tuple[str, str]] = field(default_factory=list)
     headers: list[dict[str, str]] = field(default_factory=list)
+    bodies: list[bytes] = field(default_factory=list)
     connections: int = 0
     origin: str = ""
 
@@ -51,7 +52,7 @@ def served(script: Script) -> Iterator[Script]:
             super().setup()
 
         def do_GET(self) -> None:
-            self.rfile.read(int(self.headers.get("content-length", 0)))
+            script.bodies.append(self.rfile.read(int(self.headers.get("content-length", 0))))
             script.headers.append({name.lower(): value for name, value in self.headers.items()})
             answer = script.next(self.command, self.path.partition("?")[0])
             closing.wait(answer.wait_s)
