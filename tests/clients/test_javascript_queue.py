@@ -1,13 +1,19 @@
 """npm @fal-ai/client and @fal-ai/serverless-client, unmodified, before a lightfill server."""
 
+import threading
 import uuid
+from dataclasses import replace
 from typing import Any
 
 import pytest
-from running_server import RunningServer
+from running_server import RunningServer, running
 from scripted_endpoint import OUTPUT, ScriptedEndpoint
+from sqlalchemy import select
 
-from .conftest import FILES, JavaScript
+from lightfill.engine.fal.jobs_table import jobs
+from lightfill.engine.fal.settings import Settings
+
+from .conftest import FILES, NEW, JavaScript, Node
 
 WAIT = {**FILES, "prompt": "wait"}
 
@@ -77,3 +83,36 @@ def test_run_by_post_and_by_get(
     assert scripted.ran == [{"prompt": "x", "seed": 3}, {"prompt": "x", "seed": "3"}]
     if not javascript.is_old:
         assert str(uuid.UUID(told["requestId"])) == told["requestId"]
+
+
+def test_a_timeout_cancels_the_request(javascript: JavaScript, server: RunningServer) -> None:
+    told = javascript.report("timeout", server, input=WAIT)
+    assert "timed out" in told["message"]
+    assert told["status"]["error_type"] == "client_cancelled"
+
+
+def test_a_low_priority_request_lets_normal_ones_pass(node: Node, settings: Settings) -> None:
+    with running(replace(settings, workers=0)) as server:
+        told = JavaScript(node, NEW, "middleware").report("priority", server)
+    assert told["positions"] == [1, 0]
+
+
+def test_a_full_queue_is_a_429_that_the_newer_client_asks_again(
+    javascript: JavaScript, settings: Settings
+) -> None:
+    with running(replace(settings, workers=0, max_queue_length=1)) as server:
+        queue = server.site.queue
+
+        def made_room(_: str) -> None:
+            waiting = queue.database.read(
+                lambda each: each.execute(select(jobs.c.request_id)).all()
+            )
+            threading.Timer(0.3, queue.cancel, waiting[0]).start()
+
+        told = javascript.report(
+            "full_queue", server, heard=(lambda _: None) if javascript.is_old else made_room
+        )
+    if javascript.is_old:
+        assert (told["status"], told["body"]["error_type"]) == (429, "queue_full")
+    else:
+        assert told["body"]["status"] == "IN_QUEUE"

@@ -6,6 +6,7 @@ import urllib.request
 from pathlib import Path
 from typing import Any
 
+import pytest
 from PIL import Image
 from running_server import RunningServer
 
@@ -39,7 +40,12 @@ def check_uploads(told: Any) -> None:
 
 
 def test_files_blobs_and_data_uris(javascript: JavaScript, demo_server: RunningServer) -> None:
-    check_uploads(javascript.report("upload", demo_server, input=INPUT, **PICTURES))
+    told = javascript.report("upload", demo_server, input=INPUT, **PICTURES)
+    check_uploads(told)
+    if not javascript.is_old:
+        stored = demo_server.site.files.open(told["urls"]["kept"])
+        assert stored.expires is not None
+        assert stored.expires - stored.path.stat().st_mtime == pytest.approx(3600, abs=60)
 
 
 def test_the_same_by_a_proxy_and_by_a_fetch_of_one_s_own(

@@ -1,5 +1,5 @@
 import { readFile } from "node:fs/promises";
-import { endpoint, fal, output, parameters, report } from "./client.mjs";
+import { endpoint, fal, isOld, output, parameters, report } from "./client.mjs";
 
 const photo = await readFile(parameters.photo);
 const mask = await readFile(parameters.mask);
@@ -8,6 +8,7 @@ const urls = {
   text: await fal.storage.upload(text),
   photo: await fal.storage.upload(new Blob([photo], { type: "image/png" })),
 };
+if (!isOld) urls.kept = await fal.storage.upload(text, { lifecycle: { expiresIn: "1h" } });
 const { input } = parameters;
 // Blobs anywhere in the input are uploaded and replaced by their URLs.
 const blobs = await fal.subscribe(endpoint, {

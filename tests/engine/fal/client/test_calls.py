@@ -19,6 +19,8 @@ from lightfill.engine.fal.reply import Reply
 from lightfill.engine.fal.statuses import InProgress, Queued, parse_status
 from lightfill.engine.fal.transport import Order
 
+from .conftest import Somewhere
+
 APP = "fal-ai/fast-lightning-sdxl/inpainting"
 ORDER = Order(application=APP, arguments={})
 URLS = {
@@ -26,6 +28,11 @@ URLS = {
 }  # fmt: skip
 QUEUED = {"status": "IN_QUEUE", "queue_position": 0, "logs": None, "metrics": {}, **URLS}
 DONE = {"status": "COMPLETED", "logs": None, "metrics": {}, **URLS}
+
+
+@pytest.fixture
+def fal(somewhere: Somewhere) -> ModuleType:
+    return somewhere.start()
 
 
 class Scripted:
