@@ -4,16 +4,21 @@ import json
 import os
 import shutil
 import subprocess
+import time
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import pytest
+from keyed_server import KeyedServer, keyed
 from patched_fal_client import Fal, Make, fal_clients
 from running_server import RunningServer, running
 from scripted_endpoint import ScriptedEndpoint, fresh
+from sqlalchemy import select
 
 from lightfill.engine.fal import endpoint as endpoint_module
+from lightfill.engine.fal.jobs_table import COMPLETED, jobs
 from lightfill.engine.fal.settings import Settings
 from lightfill.engine.pipeline import Inpainter
 
@@ -26,32 +31,76 @@ _PATIENCE_S = 120.0
 
 
 @pytest.fixture
-def scripted(monkeypatch: pytest.MonkeyPatch) -> type[ScriptedEndpoint]:
-    """The endpoint of every server made in this test."""
-    kind = fresh()
-    monkeypatch.setattr(endpoint_module, "Endpoint", kind)
-    return kind
-
-
-@pytest.fixture
 def settings(tmp_path: Path) -> Settings:
     """Of a server on any free port of this machine."""
-    return Settings(data_dir=tmp_path / "data", port=0, allow_private_addresses=True)
+    return settings_in(tmp_path)
+
+
+def settings_in(folder: Path) -> Settings:
+    return Settings(data_dir=folder / "data", port=0, allow_private_addresses=True)
+
+
+@pytest.fixture(scope="module")
+def shared_server(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[tuple[RunningServer, type[ScriptedEndpoint]]]:
+    """A server whose jobs are scripted, for one module after the other."""
+    kind = fresh()
+    with ExitStack() as stack:
+        with pytest.MonkeyPatch.context() as patch:  # ready, it has made its endpoint
+            patch.setattr(endpoint_module, "Endpoint", kind)
+            server = stack.enter_context(running(settings_in(tmp_path_factory.mktemp("shared"))))
+        yield server, kind
 
 
 @pytest.fixture
-def server(settings: Settings, scripted: type[ScriptedEndpoint]) -> Iterator[RunningServer]:
-    """A server whose jobs are scripted."""
-    with running(settings) as started:
-        yield started
-        scripted.gate.set()
+def server(
+    shared_server: tuple[RunningServer, type[ScriptedEndpoint]],
+) -> Iterator[RunningServer]:
+    """The shared server, without jobs from before."""
+    started, kind = shared_server
+    kind.gate.clear()
+    kind.ran.clear()
+    yield started
+    kind.gate.set()
+    unfinished = select(jobs.c.request_id).where(jobs.c.state != COMPLETED)
+    while started.site.queue.database.read(lambda each: each.execute(unfinished).all()):
+        time.sleep(0.01)
 
 
 @pytest.fixture
-def demo_server(settings: Settings, demo_inpainter: Inpainter) -> Iterator[RunningServer]:
-    """A server on the embedded model, opened once for all tests."""
-    with running(settings, inpainter=demo_inpainter) as started:
+def scripted(
+    server: RunningServer, shared_server: tuple[RunningServer, type[ScriptedEndpoint]]
+) -> type[ScriptedEndpoint]:
+    """What the server's jobs are."""
+    return shared_server[1]
+
+
+@pytest.fixture(scope="module")
+def demo_server(
+    tmp_path_factory: pytest.TempPathFactory, demo_inpainter: Inpainter
+) -> Iterator[RunningServer]:
+    """A server on the embedded model, for one module after the other."""
+    folder = tmp_path_factory.mktemp("demo")
+    with running(settings_in(folder), inpainter=demo_inpainter) as started:
         yield started
+
+
+@pytest.fixture
+def keyed_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[KeyedServer]:
+    """A server that asks for keys, its jobs scripted; `scripted_of` gives them."""
+    kind = fresh()
+    monkeypatch.setattr(endpoint_module, "Endpoint", kind)
+    with keyed(tmp_path / "data") as started:
+        yield started
+        kind.gate.set()
+
+
+def scripted_of(server: RunningServer) -> ScriptedEndpoint:
+    """The scripted endpoint of a server."""
+    endpoint = server.site.runtime.endpoint
+    assert isinstance(endpoint, ScriptedEndpoint)
+    return endpoint
 
 
 class Node:

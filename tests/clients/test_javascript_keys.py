@@ -1,22 +1,11 @@
 """Servers that ask for keys, and the ways to point fal's JavaScript clients at a server."""
 
-from collections.abc import Iterator
-from pathlib import Path
+from keyed_server import KeyedServer
+from scripted_endpoint import OUTPUT
 
-import pytest
-from keyed_server import KeyedServer, keyed
-from scripted_endpoint import OUTPUT, ScriptedEndpoint
-
-from .conftest import FILES, JavaScript
+from .conftest import FILES, JavaScript, scripted_of
 
 GO = {**FILES, "prompt": "go"}
-
-
-@pytest.fixture
-def keyed_server(tmp_path: Path, scripted: type[ScriptedEndpoint]) -> Iterator[KeyedServer]:
-    with keyed(tmp_path / "data") as started:
-        yield started
-        scripted.gate.set()
 
 
 def test_without_a_known_key_everything_is_a_401(
@@ -41,14 +30,13 @@ def test_another_s_request_is_a_404(javascript: JavaScript, keyed_server: KeyedS
     }  # fmt: skip
 
 
-def test_other_ways_to_a_server_with_keys(
-    otherwise: JavaScript, keyed_server: KeyedServer, scripted: type[ScriptedEndpoint]
-) -> None:
+def test_other_ways_to_a_server_with_keys(otherwise: JavaScript, keyed_server: KeyedServer) -> None:
+    gate = scripted_of(keyed_server).gate
     given = {**FILES, "prompt": "wait"}
     for script in ("subscribe", "queue", "streams"):
-        scripted.gate.clear()
+        gate.clear()
         told = otherwise.report(
-            script, keyed_server, key=keyed_server.mine, heard=lambda _: scripted.gate.set(),
+            script, keyed_server, key=keyed_server.mine, heard=lambda _: gate.set(),
             input=given,
         )  # fmt: skip
         assert OUTPUT in (told.get("output"), told.get("last"))
