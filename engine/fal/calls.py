@@ -24,6 +24,8 @@ from .uploads import Upload
 AnyJSON = dict[str, Any]
 DEFAULT_INTERVAL_S = 0.1
 STREAM_PATH = "/stream"
+_CANCEL_S = 5.0
+"""How long a caller who is leaving waits for the request to be cancelled."""
 Send = Callable[[Transport, float], Reply]
 """send(transport, within): one call, by a caller who has so many seconds."""
 
@@ -108,9 +110,9 @@ class Calls:
         output: AnyJSON = reply.body
         return output
 
-    async def cancel(self, cancel_url: str) -> None:
+    async def cancel(self, cancel_url: str, give_up: float = inf) -> None:
         """Cancel; FalClientHTTPError if the request is completed or unknown."""
-        await self._sent(lambda transport, _: transport.cancel(cancel_url))
+        await self._sent(lambda transport, s: transport.cancel(cancel_url, within=s), give_up)
 
     async def answer(self, order: Order, following: Following) -> AnyJSON:
         """Submit, follow, and return the output: `run` and `subscribe`."""
@@ -195,8 +197,9 @@ class Calls:
 
     async def _cancel_quietly(self, request: Request | None) -> None:
         if request is not None:
-            with suppress(FalClientError):  # it has completed meanwhile, or cannot be reached
-                await self.cancel(request.cancel_url)
+            # it has completed meanwhile, or cannot be reached
+            with suppress(FalClientError, _OutOfTime):
+                await self.cancel(request.cancel_url, monotonic() + _CANCEL_S)
 
 
 def _upload(transport: Transport, upload: Upload) -> Reply:

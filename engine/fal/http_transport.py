@@ -87,8 +87,8 @@ class HttpTransport:
     def result(self, response_url: str, *, within: float = inf) -> Reply:
         return self._ask("GET", response_url, within=within)
 
-    def cancel(self, cancel_url: str) -> Reply:
-        return self._ask("PUT", cancel_url)
+    def cancel(self, cancel_url: str, *, within: float = inf) -> Reply:
+        return self._ask("PUT", cancel_url, within=within)
 
     def wait(self, status_url: str, seen: Reply, seconds: float) -> None:
         """A short wait is slept: callers poll, as fal_client does. A long one reads the stream."""

@@ -53,7 +53,7 @@ class LocalTransport:
         request_id = _request_id(response_url)
         return _not_found(response_url) if request_id is None else self._service.result(request_id)
 
-    def cancel(self, cancel_url: str) -> Reply:
+    def cancel(self, cancel_url: str, *, within: float = inf) -> Reply:  # noqa: ARG002
         request_id = _request_id(cancel_url)
         return _not_found(cancel_url) if request_id is None else self._service.cancel(request_id)
 

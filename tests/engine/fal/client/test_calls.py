@@ -63,7 +63,7 @@ class Scripted:
     def result(self, response_url: str, **_: float) -> Reply:
         return self._next("result")
 
-    def cancel(self, cancel_url: str) -> Reply:
+    def cancel(self, cancel_url: str, **_: float) -> Reply:
         return self._next("cancel")
 
     def wait(self, status_url: str, seen: Reply, seconds: float) -> None:

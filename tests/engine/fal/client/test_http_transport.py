@@ -10,15 +10,17 @@ import textwrap
 import threading
 import time
 from collections.abc import Callable
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import pytest
 from scripted_endpoint import OUTPUT, ScriptedEndpoint
 from scripted_server import Answer, Script, served
+from tls_terminator import terminating
 
 from lightfill.engine.errors import InvalidInput
-from lightfill.engine.fal import retries
+from lightfill.engine.fal import calls, retries
 from lightfill.engine.fal.client_errors import FalClientConnectionError
 
 from .conftest import Somewhere
@@ -181,9 +183,12 @@ def test_a_silent_server_is_left_after_the_default_timeout(
         fal_module.shutdown()
 
 
-def test_client_timeout_is_kept_to_before_a_silent_server(fal_module: ModuleType) -> None:
+def test_client_timeout_is_kept_to_before_a_silent_server(
+    fal_module: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(calls, "_CANCEL_S", 0.3)
     silent = [Answer(200, DONE, IDS, wait_s=30)]
-    with served(Script(well(status=silent))) as script:
+    with served(Script(well(status=silent, cancel=silent))) as script:
         started = time.monotonic()
         with pytest.raises(fal_module.FalClientTimeoutError) as caught:
             fal_module.SyncClient(base_url=script.origin).subscribe(APP, {}, client_timeout=1.2)
@@ -208,6 +213,21 @@ def test_another_kind_of_server_is_told_from_lightfill(
         with pytest.raises(FalClientConnectionError, match=f"{problem}.*; correct base_url"):
             fal_module.SyncClient(base_url=script.origin).submit(APP, {})
         assert submits(script) == 1
+        fal_module.shutdown()
+
+
+def test_https_is_verified(
+    fal_module: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    with served(Script(well())) as script, terminating(tmp_path) as tls:
+        tls.backend_port = int(script.origin.rpartition(":")[2])
+        client = fal_module.SyncClient(base_url=f"https://127.0.0.1:{tls.port}")
+        with pytest.raises(FalClientConnectionError, match=r"cannot be reached .*CERTIFICATE"):
+            client.run(APP, {})
+        fal_module.shutdown()
+        monkeypatch.setenv("SSL_CERT_FILE", str(tls.authority))
+        assert client.run(APP, {}) == OUTPUT
+        assert client.get_handle(APP, ID).status_url.startswith("https://127.0.0.1:")
         fal_module.shutdown()
 
 
