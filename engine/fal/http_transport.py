@@ -76,6 +76,8 @@ class HttpTransport:
         )  # fmt: skip
         if not answer.is_success:
             return answer
+        if "request_id" not in answer.body:
+            raise self._other("answers a submit without a request_id, so it is no lightfill server")
         # Not the server's own URLs: it may know itself by another name than this caller does.
         url = self.request_url(order.application, answer.body["request_id"])
         here = {"response_url": url, "status_url": f"{url}/status", "cancel_url": f"{url}/cancel"}
@@ -158,11 +160,12 @@ class HttpTransport:
                 f"{self._base} did not answer within {seconds:g} s; see whether it is overloaded",
                 may_pass=TIMEOUT_HEADER not in (headers or {}),
             ) from error
-        except httpx2.TransportError as error:
+        except (httpx2.HTTPError, httpx2.InvalidURL, UnicodeError) as error:
+            may_pass = isinstance(error, httpx2.NetworkError | httpx2.RemoteProtocolError)
             raise FalClientConnectionError(
                 f"{self._base} cannot be reached ({str(error)[:200] or type(error).__name__}); "
                 "start it with `lightfill serve`, or correct base_url",
-                may_pass=not isinstance(error, httpx2.LocalProtocolError),
+                may_pass=may_pass,
             ) from error
         return self._read(response)
 
@@ -178,7 +181,10 @@ class HttpTransport:
             problem = "answers without a JSON object, so it is no lightfill server"
         else:
             return Reply(response.status_code, body, dict(response.headers), raw=text)
-        raise FalClientConnectionError(f"{self._base} {problem}; correct base_url", may_pass=False)
+        raise self._other(problem)
+
+    def _other(self, problem: str) -> FalClientConnectionError:
+        return FalClientConnectionError(f"{self._base} {problem}; correct base_url", may_pass=False)
 
 
 def _refusal(error: InvalidInput) -> Reply:

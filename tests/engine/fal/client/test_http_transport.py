@@ -203,6 +203,8 @@ def test_client_timeout_is_kept_to_before_a_silent_server(
     [
         (Answer(200, "<html>Welcome</html>"), "no lightfill server"),
         (Answer(200, ["a list"]), "no lightfill server"),
+        (Answer(200, {"status": "ok"}), "no lightfill server"),
+        (Answer(200, "this is no gzip", {"content-encoding": "gzip"}), "cannot be reached"),
         (Answer(307, "", {"location": "https://example.org/x"}), "redirects to https://example"),
     ],
 )
@@ -210,7 +212,7 @@ def test_another_kind_of_server_is_told_from_lightfill(
     fal_module: ModuleType, answer: Answer, problem: str
 ) -> None:
     with served(Script(well(submit=[answer]))) as script:
-        with pytest.raises(FalClientConnectionError, match=f"{problem}.*; correct base_url"):
+        with pytest.raises(FalClientConnectionError, match=f"{problem}.*;.* correct base_url"):
             fal_module.SyncClient(base_url=script.origin).submit(APP, {})
         assert submits(script) == 1
         fal_module.shutdown()
@@ -245,6 +247,14 @@ def test_https_is_verified(
 def test_a_base_url_that_is_none(fal_module: ModuleType, wrong: str) -> None:
     with pytest.raises(InvalidInput, match=r"^base_url: .*; write http://127\.0\.0\.1:8765"):
         fal_module.SyncClient(base_url=wrong).submit(APP, {})
+
+
+@pytest.mark.parametrize(
+    "odd", ["http://[::1", "http://h:99999", "http://h:x", "http://\u20ac\u200b", "http://."]
+)
+def test_a_base_url_that_leads_nowhere(fal_module: ModuleType, odd: str) -> None:
+    with pytest.raises((FalClientConnectionError, InvalidInput), match="base_url"):
+        fal_module.SyncClient(base_url=odd).submit(APP, {})
 
 
 def test_a_key_that_is_none_is_not_repeated(fal_module: ModuleType) -> None:
