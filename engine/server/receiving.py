@@ -38,6 +38,7 @@ async def received(site: Site, request: Request, incoming: Incoming) -> AsyncIte
             raise HTTPException(413, f"The file has more than {limit} bytes; make it smaller.")
         async for piece in _pieces(request):
             await site.on_disk(incoming.write, piece)
+        await _check_there(request)
         yield
     except FileTooLarge as error:
         raise HTTPException(413, error.reason) from error
@@ -62,6 +63,12 @@ async def _pieces(request: Request) -> AsyncIterator[bytes]:
                 yield bytes(gathered)
                 gathered.clear()
     yield bytes(gathered)
+
+
+async def _check_there(request: Request) -> None:
+    """Raise ClientDisconnect if nobody is there to be told of the file."""
+    if await request.is_disconnected():
+        raise ClientDisconnect
 
 
 def kept_s(request: Request) -> float | None:

@@ -10,6 +10,7 @@ import httpx2
 from running_server import RunningServer, running
 
 from lightfill.engine.fal.settings import Settings
+from lightfill.engine.pipeline import Inpainter
 
 
 @dataclass(frozen=True)
@@ -39,10 +40,13 @@ class KeyedServer(RunningServer):
 
 
 @contextmanager
-def keyed(data_dir: Path, **options: Any) -> Iterator[KeyedServer]:
-    """Such a server on a database of its own; options: of Settings."""
+def keyed(
+    data_dir: Path, inpainter: Inpainter | None = None, **options: Any
+) -> Iterator[KeyedServer]:
+    """Such a server on the database in data_dir; options: of Settings."""
     given: dict[str, Any] = {"port": 0, "authentication": True, "allow_private_addresses": True}
-    with running(Settings(data_dir=data_dir, **given | options)) as server:
+    settings = Settings(data_dir=data_dir, **given | options)
+    with running(settings, inpainter=inpainter) as server:
         keys = [server.site.keys.create(name) for name in ("me", "you")]
         yield KeyedServer(server.origin, server.site, server.server, *keys)
 

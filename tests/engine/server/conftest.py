@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -88,8 +89,10 @@ def demo_server(settings: Settings, demo_inpainter: Inpainter) -> Iterator[Runni
 def keyed_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[KeyedServer]:
     """A server that asks for keys, whose jobs are scripted; one for a module's tests."""
     kind = type("Scripted", (ScriptedEndpoint,), {"gate": threading.Event(), "ran": []})
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(endpoint_module, "Endpoint", kind)
-        with keyed(tmp_path_factory.mktemp("keyed")) as started:
-            yield started
+    with ExitStack() as stack:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(endpoint_module, "Endpoint", kind)
+            folder = tmp_path_factory.mktemp("keyed")
+            started = stack.enter_context(keyed(folder, max_request_bytes=8 << 20))
+        yield started
         kind.gate.set()
