@@ -47,7 +47,8 @@ def test_events_come_while_the_request_runs(keyed_server: KeyedServer) -> None:
     with keyed_server.me as me:
         target = f"https://fal.run/{ENDPOINT}/stream"
         headers = {"x-fal-target-url": target}
-        with me.stream("POST", PROXY, headers=headers, json={"prompt": "wait"}) as reply:
+        arguments = {"image_url": "data:,x", "mask_url": "data:,x", "prompt": "wait"}
+        with me.stream("POST", PROXY, headers=headers, json=arguments) as reply:
             for line in reply.iter_lines():
                 if "step 1/2" in line:
                     break
