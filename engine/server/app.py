@@ -46,10 +46,14 @@ def create_app(site: Site) -> FastAPI:
         redirect_slashes=False,
     )
     app.state.site = site
-    for router in (queue_router, run_router, upload_router, file_router, health_router):
-        app.include_router(router(site))
+    routers = [
+        router(site)
+        for router in (queue_router, run_router, upload_router, file_router, health_router)
+    ]
+    for router in routers:
+        app.include_router(router)
     document(app)
-    answer_errors(app)
+    answer_errors(app, [route for router in routers for route in router.routes])
     _add_layers(app, site)
     return app
 

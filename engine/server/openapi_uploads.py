@@ -3,13 +3,27 @@
 from typing import Any
 
 from .openapi_replies import as_json, reference, route
+from .receiving import LONGEST_S
 
 _TEXT = {"type": "string"}
 _LIFECYCLE = {
     "name": "X-Fal-Object-Lifecycle",
     "in": "header",
-    "description": 'JSON; {"expiration_duration_seconds": 3600} keeps the file for an hour.',
-    "schema": _TEXT,
+    "description": "How long the file is kept, instead of as long as the server keeps files.",
+    "content": {
+        "application/json": {
+            "schema": {
+                "type": "object",
+                "properties": {
+                    "expiration_duration_seconds": {
+                        "type": "number",
+                        "minimum": 0,
+                        "maximum": LONGEST_S,
+                    }
+                },
+            }
+        }
+    },
 }
 _STORAGE_TYPE = {
     "name": "storage_type",
@@ -24,7 +38,7 @@ _FILE_NAME = {
     "schema": _TEXT,
 }
 _CONTENT = {
-    "required": True,
+    "required": False,  # a file may be empty
     "content": {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}},
 }
 _OPTIONAL_KEY: list[dict[str, list[str]]] = [{}, {"apiKeyAuth": []}]

@@ -4,6 +4,7 @@ import threading
 import time
 from collections import OrderedDict, deque
 from collections.abc import Callable
+from math import ceil
 
 from ..errors import RateLimited
 
@@ -39,7 +40,7 @@ class RateLimit:
                 return
             wait_s = times[0] + WINDOW_S - now
         raise RateLimited(
-            f"more than {self._limit} requests a minute; come back in {wait_s:.0f} s", wait_s
+            f"more than {self._limit} requests a minute; come back in {ceil(wait_s)} s", wait_s
         )
 
     def _forget(self, now: float) -> None:

@@ -20,7 +20,7 @@ _PIECE = 1 << 20
 _SILENCE_S = 60.0
 """How long a sender may send nothing."""
 _LIFECYCLE = ("x-fal-object-lifecycle", "x-fal-object-lifecycle-preference")
-_LONGEST_S = 366 * 86_400.0
+LONGEST_S = 366 * 86_400.0
 """fal's longest is "1y"."""
 
 
@@ -78,7 +78,7 @@ def kept_s(request: Request) -> float | None:
     the caller's to say.
     """
     for name in _LIFECYCLE:
-        if name not in request.headers:
+        if not request.headers.get(name):
             continue
         try:
             asked = json.loads(request.headers[name])["expiration_duration_seconds"]
@@ -89,8 +89,8 @@ def kept_s(request: Request) -> float | None:
         if asked in (None, 0):
             return None
         numeric = isinstance(asked, int | float) and not isinstance(asked, bool)
-        if not numeric or not 0 < asked <= _LONGEST_S:
-            limits = f"more than 0 and at most {_LONGEST_S:.0f}"
+        if not numeric or not 0 < asked <= LONGEST_S:
+            limits = f"more than 0 and at most {LONGEST_S:.0f}"
             raise _wrong(name, asked, f"expiration_duration_seconds should be {limits}")
         return float(asked)
     return None

@@ -1,12 +1,14 @@
 """Reply and errors as HTTP, in fal's shapes (section 8)."""
 
 import logging
+from collections.abc import Sequence
 from math import ceil
 from typing import Any
 
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
+from starlette.routing import BaseRoute, Route
 from starlette.types import Scope
 
 from ..errors import LightfillError, RateLimited
@@ -39,8 +41,8 @@ def shown_route(scope: Scope) -> str:
     return f"{scope.get('method')} {route}"
 
 
-def answer_errors(app: FastAPI) -> None:
-    """Let every error of `app`'s routes be fal's: JSON with `detail`, never a redirect or HTML."""
+def answer_errors(app: FastAPI, routes: Sequence[BaseRoute]) -> None:
+    """Let every error of `app`'s `routes` be fal's: JSON with `detail`, no redirect, no HTML."""
 
     @app.exception_handler(LightfillError)
     async def on_ours(request: Request, error: LightfillError) -> Response:
@@ -68,7 +70,18 @@ def answer_errors(app: FastAPI) -> None:
             detail = f"Path {request.url.path} not found; lightfill runs {APPLICATION}"
         response = _error(request, error.status_code, {"detail": detail})
         response.headers.update(error.headers or {})
+        if error.status_code == 405 and (methods := _methods(routes, request.url.path)):
+            response.headers["allow"] = ", ".join(sorted(methods))
         return response
+
+
+def _methods(routes: Sequence[BaseRoute], path: str) -> set[str]:
+    """Of every route with that path; Starlette itself tells those of the first one only."""
+    found: set[str] = set()
+    for route in routes:
+        if isinstance(route, Route) and route.path_regex.fullmatch(path):
+            found |= route.methods or set()
+    return found
 
 
 def _error(request: Request, status_code: int, body: dict[str, Any]) -> Response:

@@ -92,7 +92,7 @@ def upload_router(site: Site) -> APIRouter:
         facts = await uploads.permitted(_FILE, name, upload, holder)
         return await uploads.store(request, Reservation(**facts))
 
-    @router.put("/files/{name}/multipart/{upload_id}/{number}", **openapi.PUT_PART)
+    @router.put("/files/{name}/multipart/{upload_id}/{number:int}", **openapi.PUT_PART)
     async def put_part(
         request: Request,
         name: str,

@@ -4,9 +4,10 @@ import shutil
 import threading
 import time
 from pathlib import Path
+from random import Random
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lightfill.engine.errors import FileTooLarge, InvalidInput, StorageError
@@ -42,18 +43,19 @@ def leftovers(storage: Storage) -> list[Path]:
     return [path for path in (storage.root / "parts").rglob("*") if path.is_file()]
 
 
+@settings(max_examples=25)  # each part is on the disk before the next
 @given(
     contents=st.lists(st.binary(max_size=20), min_size=1, max_size=8),
     order=st.randoms(use_true_random=False),
 )
 def test_parts_in_any_order_and_at_any_process_make_the_file(
-    tmp_path_factory: pytest.TempPathFactory, contents: list[bytes], order: "object"
+    tmp_path_factory: pytest.TempPathFactory, contents: list[bytes], order: Random
 ) -> None:
     root = tmp_path_factory.mktemp("files")
     storage = Storage(root, MAX_BYTES)
     upload = started(storage)
     numbers = list(range(1, len(contents) + 1))
-    order.shuffle(numbers)  # type: ignore[attr-defined]
+    order.shuffle(numbers)
     etags = {}
     for number in numbers:
         process = Parts(Storage(root, MAX_BYTES))

@@ -237,3 +237,8 @@ def test_a_file_that_is_lost_is_a_404(keyed_server: KeyedServer) -> None:
     lost = upload(keyed_server, b"x")
     keyed_server.site.files.open(lost).path.unlink()
     assert get(lost).status_code == 404
+
+
+def test_another_method_is_told_all_that_are_there(url: str) -> None:
+    reply = httpx2.delete(url)
+    assert (reply.status_code, reply.headers["allow"]) == (405, "GET, HEAD, PUT")

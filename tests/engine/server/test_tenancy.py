@@ -122,7 +122,7 @@ def until(client: httpx2.Client, request_id: str, state: str) -> None:
 
 
 def filled(route: Route, values: dict[str, str]) -> str:
-    path = route.path.replace(":path}", "}").format(**values)
+    path = re.sub(r":\w+}", "}", route.path).format(**values)
     return f"{path}?upload={values['upload']}" if "upload" in values else path
 
 
