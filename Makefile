@@ -7,7 +7,7 @@ DEMO = .venv/.installed
 DEV = .venv-dev/.installed
 IN_DEV = .venv-dev/bin
 
-.PHONY: demo test check fix bench bench-queue bench-export demo-bundle clean
+.PHONY: demo test check fix bench bench-queue bench-server fuzz-server bench-export demo-bundle clean
 
 demo: $(DEMO)            ## inpaint a real photo with the embedded model
 	.venv/bin/python examples/demo.py
@@ -18,7 +18,7 @@ test: $(DEV)             ## every test that needs no GPU
 check: $(DEV)            ## lint, types, import rules
 	$(IN_DEV)/ruff check .
 	$(IN_DEV)/ruff format --check .
-	MYPYPATH=.venv-dev/typing $(IN_DEV)/mypy -p lightfill
+	MYPYPATH=.venv-dev/typing:tests/support/stubs $(IN_DEV)/mypy -p lightfill
 	$(IN_DEV)/lint-imports
 
 fix: $(DEV)              ## apply the formatter and safe lint fixes
@@ -30,6 +30,12 @@ bench: $(DEMO)           ## what the host costs around the model
 
 bench-queue: $(DEV)      ## the job queue alone: submits and statuses a second, on this disk
 	$(IN_DEV)/python -m lightfill.bench.queue_throughput
+
+bench-server: $(DEV)     ## what HTTP and the queue cost around jobs that do nothing
+	$(IN_DEV)/python -m lightfill.bench.server_overhead
+
+fuzz-server: $(DEV)      ## more than 20,000 requests against the server's OpenAPI document
+	LIGHTFILL_FUZZ_EXAMPLES=600 $(IN_DEV)/python -m pytest -s tests/engine/server/test_openapi_fuzz.py
 
 bench-export: $(DEV)     ## SDXL at full size: exported and run on this CPU (20 minutes and more)
 	$(IN_DEV)/python -m lightfill.bench.full_size --write

@@ -36,6 +36,9 @@ def build(
             help="Compute capabilities to build for: sm89,sm120. [default: this machine's]",
         ),
     ] = None,
+    device_index: Annotated[
+        int, typer.Option(help="Which of this machine's GPUs TensorRT builds on.")
+    ] = 0,
     optimization_level: Annotated[
         int | None, typer.Option(help="TensorRT's, 0 to 5. [default: TensorRT's own]")
     ] = None,
@@ -64,13 +67,15 @@ def build(
         raise InvalidInput(
             "image_size", "name the sizes to build, as --image-size square_hd, or pass --all-sizes"
         )
+    screen = Console(stderr=True)
     try:
         build_from_command_line(
             bundle=bundle, sizes=sizes, steps=steps, batch=batch or [1], device=device, gpu=gpu,
-            optimization_level=optimization_level, workspace=workspace, jobs=jobs,
-            engines=engines, dry_run=dry_run, screen=Console(stderr=True),
+            device_index=device_index, optimization_level=optimization_level,
+            workspace=workspace, jobs=jobs, engines=engines, dry_run=dry_run, screen=screen,
         )  # fmt: skip
     except KeyboardInterrupt:
+        screen.print("stopped: engines that were finished stay; the same command goes on")
         raise typer.Exit(EXIT_INTERRUPTED) from None
 
 

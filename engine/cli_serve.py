@@ -48,7 +48,16 @@ def serve(
     ] = None,
     allow_private_addresses: Annotated[
         bool | None,
-        typer.Option("--allow-private-addresses", help="Inputs may come from this network."),
+        typer.Option(
+            "--allow-private-addresses", help="Inputs and webhooks may be in this network."
+        ),
+    ] = None,
+    log_level: Annotated[
+        str | None,
+        typer.Option(
+            metavar="LEVEL",
+            help="critical, error, warning, info (a line per request) or debug. [default: warning]",
+        ),
     ] = None,
 ) -> None:
     """Serve fal's API and a page to try it. Every option is a LIGHTFILL_* variable, too."""
@@ -58,8 +67,10 @@ def serve(
         host=host, port=port, bundle=bundle, device=device, workers=workers,
         database_url=database, data_dir=data_dir, public_url=public_url,
         authentication=authentication, cors_origins=cors_origins,
-        allow_private_addresses=allow_private_addresses,
+        allow_private_addresses=allow_private_addresses, log_level=log_level,
     )  # fmt: skip
+    logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    logging.getLogger("lightfill").setLevel(settings.log_level.upper())
     logging.getLogger("uvicorn").setLevel(logging.WARNING)
     try:
         from .server.serve import serve as run

@@ -7,10 +7,13 @@ from enum import StrEnum
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from ..scheduler import Schedule, denoised, euler_step, noised, scaled_input
+from .canvas import Window
 from .components import PIXELS_PER_LATENT
 from .errors import Cancelled
+from .preview import Previewer
 from .sessions import Session
 from .text import Conditioning
 
@@ -49,6 +52,16 @@ class Progress:
     step: int
     of: int
     latents: Latents
+    previewer: Previewer
+
+    @property
+    def window(self) -> Window:
+        """The rectangle of the photo, in its pixels, that the latents and the preview show."""
+        return self.previewer.window
+
+    def preview(self) -> Image.Image:
+        """A small RGB picture of the estimate, the batch's first: an eighth of the working size."""
+        return self.previewer.picture(self.latents)
 
 
 OnStep = Callable[[Progress], object]
@@ -121,14 +134,14 @@ def _predictor(
 
 
 def reporter(
-    on_step: OnStep | None, of: int, durations: list[float]
+    on_step: OnStep | None, of: int, durations: list[float], previewer: Previewer
 ) -> Callable[[Latents, float], None]:
     """Number a request's UNet calls for its callback and keep their seconds; False cancels."""
 
     def report(estimate: Latents, seconds: float) -> None:
         durations.append(seconds)
         step = len(durations)
-        answer = None if on_step is None else on_step(Progress(step, of, estimate))
+        answer = None if on_step is None else on_step(Progress(step, of, estimate, previewer))
         if isinstance(answer, bool | np.bool_) and not answer:
             raise Cancelled(f"cancelled by the step callback after step {step} of {of}")
 

@@ -55,13 +55,17 @@ class StoredEngine:
 
 @dataclass(frozen=True)
 class Runtime:
-    """What this process can load. target: "sm89"; device_name: as the driver calls the GPU."""
+    """What this process can load. target: "sm89"; device_name: as the driver calls the GPU.
+
+    device_index: its number in this machine.
+    """
 
     flavour: Flavour
     version: str
     target: str
     device_name: str
     platform: str = field(default_factory=this_platform)
+    device_index: int = 0
 
     @property
     def key_target(self) -> str:

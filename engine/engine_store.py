@@ -57,16 +57,31 @@ class EngineStore:
         plan = self.path(key)
         if not plan.exists() and not plan.with_suffix(RECORD).exists():
             return None
-        stored = self._stored(plan)
+        stored = self.at(plan)
         if stored.record and stored.record.key != key:
             return StoredEngine(plan, stored.record, "its record has another key")
         return stored
+
+    def at(self, plan: Path) -> StoredEngine:
+        """What lies at a plan's path; the plan itself is not read."""
+        try:
+            text = plan.with_suffix(RECORD).read_bytes()
+        except FileNotFoundError:
+            return StoredEngine(plan, None, "it has no record: its build did not finish")
+        except OSError as error:
+            return StoredEngine(plan, None, f"its record cannot be read ({error.strerror})")
+        try:
+            record = EngineRecord.model_validate_json(text)
+        except ValidationError as error:
+            reason = error.errors(include_url=False)[0]["msg"]
+            return StoredEngine(plan, None, f"its record is malformed ({reason})")
+        return StoredEngine(plan, record, self._problem(plan, record))
 
     def listed(self) -> list[StoredEngine]:
         """Every engine and every remainder of one, in the order of their paths."""
         found = self.root.glob("*/*/[!.]*")
         plans = {path.with_suffix(PLAN) for path in found if path.suffix in {PLAN, RECORD}}
-        return [self._stored(plan) for plan in sorted(plans)]
+        return [self.at(plan) for plan in sorted(plans)]
 
     def why_not(self, engine: StoredEngine, runtime: Runtime | None) -> str | None:
         """Why an engine cannot be used by `runtime` (None: by any), or None if it can."""
@@ -104,10 +119,10 @@ class EngineStore:
             f"build it again with `{command}`"
         )
 
-    def read(self, engine: StoredEngine) -> memoryview:
+    def read(self, engine: StoredEngine, *, trust_stamp: bool = True) -> memoryview:
         """The plan, mapped from disk, its SHA-256 checked first (once a machine, then by a stamp).
 
-        Raises EngineCorrupt.
+        trust_stamp: False has it checked again. Raises EngineCorrupt.
         """
         if engine.problem or engine.record is None:
             raise self._corrupt(engine, engine.problem or "it has no record")
@@ -121,7 +136,7 @@ class EngineStore:
             raise self._corrupt(engine, f"it cannot be read ({error.strerror})") from error
         stamp = [engine.record.sha256, stat.st_size, stat.st_mtime_ns, stat.st_ino]
         stamp_path = _stamp_path(engine.plan)
-        if _read_stamp(stamp_path) != stamp:
+        if not trust_stamp or _read_stamp(stamp_path) != stamp:
             found = hashlib.sha256(content).hexdigest()
             if found != engine.record.sha256:
                 raise self._corrupt(engine, f"its SHA-256 is {found[:12]}..., not as recorded")
@@ -157,25 +172,13 @@ class EngineStore:
         words += ["--batch", str(batch)] if batch != 1 else []
         if runtime:
             words += ["--device", runtime.flavour]
-            words += ["--gpu", runtime.target] if runtime.flavour == "rtx" else []
+            if runtime.flavour == "rtx":
+                words += ["--gpu", runtime.target]
+            elif runtime.device_index:
+                words += ["--device-index", str(runtime.device_index)]
         if self.root != self.bundle.root / "engines":
             words += ["--engines", str(self.root)]
         return shlex.join(words)
-
-    def _stored(self, plan: Path) -> StoredEngine:
-        """What lies at a plan's path; the plan itself is not read."""
-        try:
-            text = plan.with_suffix(RECORD).read_bytes()
-        except FileNotFoundError:
-            return StoredEngine(plan, None, "it has no record: its build did not finish")
-        except OSError as error:
-            return StoredEngine(plan, None, f"its record cannot be read ({error.strerror})")
-        try:
-            record = EngineRecord.model_validate_json(text)
-        except ValidationError as error:
-            reason = error.errors(include_url=False)[0]["msg"]
-            return StoredEngine(plan, None, f"its record is malformed ({reason})")
-        return StoredEngine(plan, record, self._problem(plan, record))
 
     def _problem(self, plan: Path, record: EngineRecord) -> str | None:
         key = record.key

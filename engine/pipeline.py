@@ -22,6 +22,7 @@ from .framing import frame
 from .images import MAX_PIXELS, PILLOW_MAX_PIXELS, ImageSource, decode_mask, decode_photo
 from .known import batches_of, known_latents
 from .preflight import require_size
+from .preview import Previewer
 from .prompts import PromptExpander
 from .request import MAX_IMAGES, ImageSize, Request, validated
 from .result import Result, Timings
@@ -202,7 +203,8 @@ class Inpainter:
                 logger.warning("the prompt is too long; not used: %.200r", conditioning.truncated)
         with timings.measure("vae_encode"):
             posterior = self._posterior(framing.padded_pixels)
-        report = reporter(on_step, schedule.steps * len(batches), timings.unet)
+        previewer = Previewer(framing.canvas, posterior.mean)
+        report = reporter(on_step, schedule.steps * len(batches), timings.unet, previewer)
         clean: list[NDArray[np.float32]] = []
         for known in known_latents(request, posterior, framing.canvas, batches):
             sigma = float(schedule.sigmas[0])

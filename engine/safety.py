@@ -14,9 +14,10 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from .bundle import Bundle
 from .checks import flag
 from .errors import ComponentMissing, InvalidInput, SessionError
-from .nsfw_classifier import THRESHOLD, nsfw_probability, open_classifier
+from .nsfw_classifier import THRESHOLD, is_installed, nsfw_probability, open_classifier
 from .sessions import Session, SessionOptions
 from .sessions.residency import Residency
 
@@ -96,6 +97,13 @@ class SafetyCheckers:
                         raise
                     raise ComponentMissing(f"the bundle has no {COMPONENT}, and {error}") from error
             return self._classifier
+
+
+def version_for(bundle: Bundle) -> Version | None:
+    """The checker that a request which does not name one gets; None where none is installed."""
+    if COMPONENT in bundle.manifest.components:
+        return "v1"
+    return "v2" if is_installed() else None
 
 
 def shows_concept(checker: Session, picture: Image.Image) -> bool:

@@ -6,12 +6,14 @@ from pathlib import Path
 from lightfill import Cancelled, Inpainter, Progress
 
 here = Path(__file__).parent
+out = Path("out")
+out.mkdir(exist_ok=True)
 deadline = time.monotonic() + 60
 
 
 def on_step(progress: Progress) -> bool:
-    spread = progress.latents.std()
-    print(f"step {progress.step} of {progress.of}, latents' spread {spread:.2f}")
+    print(f"step {progress.step} of {progress.of}")
+    progress.preview().save(out / f"progress-{progress.step}.png")  # a small picture so far
     return time.monotonic() < deadline  # False cancels
 
 
@@ -20,6 +22,6 @@ with Inpainter.open() as inpainter:
         inpainter(
             here / "coffee.png", here / "coffee-mask.png", "a yellow ball",
             image_size="256x256", crop_to_mask=0.3, strength=1, steps=8, on_step=on_step,
-        ).save("out/progress.png")  # fmt: skip
+        ).save(out / "progress.png")  # fmt: skip
     except Cancelled as stopped:
         print(stopped)

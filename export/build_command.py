@@ -20,7 +20,7 @@ from .engine_targets import chosen_flavour, chosen_targets, require_tools
 from .engines import BuildRequest, build_engines, planned
 
 MAX_BATCH = 8
-_MOST_JOBS = 64
+_MOST_JOBS = _MOST_DEVICES = 64
 _BYTES = re.compile(r"(\d{1,15})([KMGT]?)", re.IGNORECASE)
 _UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
 
@@ -33,6 +33,7 @@ def build_from_command_line(
     batch: Sequence[int],
     device: str | None,
     gpu: str | None,
+    device_index: int,
     optimization_level: int | None,
     workspace: str | None,
     jobs: int,
@@ -43,6 +44,7 @@ def build_from_command_line(
     """Check the options, build with a bar per engine, and print what each took."""
     request = _request(
         bundle, sizes=sizes, steps=steps, batch=batch, device=device, gpu=gpu,
+        device_index=device_index,
         optimization_level=optimization_level, workspace=workspace, jobs=jobs, engines=engines,
     )  # fmt: skip
     plan = planned(request)
@@ -82,6 +84,7 @@ def _request(bundle: Path, **options: Any) -> BuildRequest:
     if level is not None:
         level = whole_number("optimization_level", level, 0, 5)
     jobs = whole_number("jobs", options["jobs"], 1, _MOST_JOBS)
+    index = whole_number("device_index", options["device_index"], 0, _MOST_DEVICES - 1)
     batches = [whole_number("batch", each, 1, MAX_BATCH) for each in options["batch"]]
     steps = None if options["steps"] is None else _steps(options["steps"])
     workspace = None if options["workspace"] is None else _bytes(options["workspace"])
@@ -93,7 +96,8 @@ def _request(bundle: Path, **options: Any) -> BuildRequest:
         )
     return BuildRequest(
         bundle=opened, flavour=flavour, version=version,
-        targets=chosen_targets(flavour, options["gpu"]), sizes=options["sizes"], batches=batches,
+        targets=chosen_targets(flavour, options["gpu"], index), device_index=index,
+        sizes=options["sizes"], batches=batches,
         steps=steps, optimization_level=level, workspace_bytes=workspace, jobs=jobs,
         engines=options["engines"],
     )  # fmt: skip
@@ -135,9 +139,10 @@ def _bytes(text: str) -> int:
 
 
 class _Screen(BuildProgress):
-    """One bar per engine; TensorRT's phases tell how far it is."""
+    """One bar per engine; TensorRT's phases tell how far it is. Off a terminal, a line each."""
 
     def __init__(self, screen: Console) -> None:
+        self._screen = screen
         self._tasks: dict[str, TaskID] = {}
         self._bars = Progress(
             TextColumn("{task.fields[engine]}", markup=False),
@@ -158,6 +163,8 @@ class _Screen(BuildProgress):
 
     def begin(self, engine: PlannedEngine) -> None:
         self._tasks[engine.key.digest] = self._bars.add_task("", total=1.0, engine=engine.label)
+        if not self._screen.is_terminal:
+            self._screen.print(f"building {engine.label}", markup=False, highlight=False)
 
     def phase(self, engine: PlannedEngine, what: str, done: float) -> None:
         self._bars.update(self._tasks[engine.key.digest], description=what, completed=done)

@@ -16,9 +16,10 @@ import re
 import threading
 import time
 from collections.abc import Callable
+from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..engine.errors import BuildFailed, LightfillError
 from .engine_network import (
@@ -32,6 +33,9 @@ from .engine_order import Answer, Order, Outcome
 from .engine_phases import Phases
 from .lint import lint
 from .peak_memory import peak_bytes
+
+if TYPE_CHECKING:
+    import tensorrt_rtx as trt
 
 Tell = Callable[[Answer], None]
 
@@ -101,10 +105,7 @@ def build(order: Order, tell: Tell) -> Outcome:
 
 
 def _tensorrt(order: Order) -> Any:
-    if order.key.flavour == "rtx":
-        import tensorrt_rtx as trt
-    else:
-        import tensorrt as trt
+    trt: Any = import_module("tensorrt_rtx" if order.key.flavour == "rtx" else "tensorrt")
     if trt.__version__ != order.key.version:
         raise BuildFailed(
             f"TensorRT {trt.__version__} was loaded, its package says {order.key.version}; "
@@ -168,7 +169,7 @@ def _config(trt: Any, order: Order, profile: Any, monitor: Any) -> Any:
     else:
         create = CreateConfig(**options)
 
-    def without_tf32(builder: Any, network: Any, config: Any) -> None:  # noqa: ARG001
+    def without_tf32(_builder: Any, _network: Any, config: "trt.IBuilderConfig") -> None:
         # What computes in float32 does so because float16 is too coarse; TF32 is no finer.
         config.clear_flag(trt.BuilderFlag.TF32)
 

@@ -12,8 +12,9 @@ from ..engine.bundle import Bundle
 from ..engine.engine_key import installed_version
 from ..engine.engine_record import Runtime, StoredEngine
 from ..engine.engine_store import EngineStore
-from ..engine.errors import EngineCorrupt
+from ..engine.errors import EngineCorrupt, EngineError
 from ..engine.gpus import local_gpu, local_runtimes
+from .engine_targets import require_tools
 
 
 @dataclass(frozen=True)
@@ -50,18 +51,20 @@ def listing(store: EngineStore) -> list[Listed]:
 def prune(store: EngineStore) -> tuple[list[Listed], int]:
     """Remove engines nothing can use, after reading every plan, and what killed builds left.
 
-    Engines for other GPUs and versions stay: another machine may use them. Returns what was
-    removed and how many bytes that freed.
+    Engines for other GPUs and versions stay: another machine may use them. So does what another
+    process is building. Returns what was removed and how many bytes that freed. Raises
+    EngineError where something cannot be removed.
     """
     from .engine_lock import sweep
 
-    useless = []
-    for listed in listing(store):
-        problem = listed.problem or _damage(store, listed.engine)
-        if problem:
-            useless.append(Listed(listed.engine, problem, problem))
-    freed = store.prune([each.engine for each in useless])
-    return useless, freed + sweep(store.root)
+    try:
+        useless, freed = _pruned(store)
+        return useless, freed + sweep(store.root)
+    except OSError as error:
+        raise EngineError(
+            f"{error.filename or store.root} cannot be removed ({error.strerror}); run the command "
+            "as a user who may write there"
+        ) from error
 
 
 def table_of(found: Sequence[Listed], root: Path) -> Table:
@@ -94,6 +97,8 @@ def list_from_command_line(
     import json
 
     store = EngineStore.of(Bundle.open(bundle), engines)
+    if pruned:
+        require_tools("pruning", ("filelock",))
     found, freed = prune(store) if pruned else (listing(store), 0)
     if as_json:
         print(json.dumps([each.as_dict(store.root) for each in found], indent=1))
@@ -103,7 +108,8 @@ def list_from_command_line(
     elif not pruned:
         out.print(f"no engines in {store.root}; build some with `lightfill build`", soft_wrap=True)
     if pruned:
-        out.print(f"removed {len(found)} engines, {freed / 1e6:.1f} MB", highlight=False)
+        count = "1 engine" if len(found) == 1 else f"{len(found)} engines"
+        out.print(f"removed {count}, {freed / 1e6:.1f} MB", highlight=False)
 
 
 def _why_not_here(
@@ -115,13 +121,32 @@ def _why_not_here(
         return f"its TensorRT is not installed: `pip install 'lightfill[{flavour}]'`"
     if local_gpu() is None:
         return "there is no NVIDIA GPU here"
-    fitting = [runtime for runtime in runtimes if runtime.flavour == flavour]
-    return store.why_not(engine, fitting[0])
+    reasons = [store.why_not(engine, each) for each in runtimes if each.flavour == flavour]
+    return None if None in reasons else reasons[0]
 
 
-def _damage(store: EngineStore, engine: StoredEngine) -> str | None:
+def _pruned(store: EngineStore) -> tuple[list[Listed], int]:
+    from .engine_lock import unless_built
+
+    useless, freed = [], 0
+    for listed in store.listed():
+        if not _useless(store, listed):
+            continue
+        with unless_built(listed.plan, store.root) as held:
+            engine = store.at(listed.plan)  # a build may have finished meanwhile
+            problem = _useless(store, engine) if held else None
+            if problem:
+                useless.append(Listed(engine, problem, problem))
+                freed += store.prune([engine])
+    return useless, freed
+
+
+def _useless(store: EngineStore, engine: StoredEngine) -> str | None:
+    """Why nothing can use an engine, its plan read to the end."""
+    if problem := store.why_not(engine, None):
+        return problem
     try:
-        store.read(engine)
+        store.read(engine, trust_stamp=False)
     except EngineCorrupt:
         return "the plan differs from what was written"
     return None

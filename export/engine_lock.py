@@ -28,10 +28,23 @@ def engine_lock(
         yield
     finally:
         _drop_partials(plan)
-        # While it is held: filelock takes no lock on a file that has no name any more, and were
-        # two builders to work at once all the same, the last one's rename would win, whole.
-        Path(lock.lock_file).unlink(missing_ok=True)
-        lock.release()
+        _released(lock)
+        remove_empty(plan.parent, root)
+
+
+@contextlib.contextmanager
+def unless_built(plan: Path, root: Path) -> Iterator[bool]:
+    """Hold the lock of a plan's path if nobody builds it, and say whether it is held."""
+    lock = FileLock(_lock_path(plan))
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        yield False
+        return
+    try:
+        yield True
+    finally:
+        _released(lock)
         remove_empty(plan.parent, root)
 
 
@@ -49,11 +62,10 @@ def sweep(root: Path) -> int:
     freed = 0
     for stem in sorted(stems):
         plan = stem.with_name(stem.name + PLAN)
-        with contextlib.suppress(Timeout, OSError), FileLock(_lock_path(plan), timeout=0) as lock:
-            freed += sum(path.stat().st_size for path in _partials(plan))
-            _drop_partials(plan)
-            Path(lock.lock_file).unlink(missing_ok=True)
-        remove_empty(plan.parent, root)
+        with unless_built(plan, root) as held:
+            if held:
+                freed += sum(path.stat().st_size for path in _partials(plan))
+                _drop_partials(plan)
     return freed
 
 
@@ -72,6 +84,17 @@ def _acquired(path: Path, stopped: threading.Event, on_wait: Callable[[], None])
         else:
             return lock
     raise Cancelled("the build was stopped; run the command again to go on")
+
+
+def _released(lock: FileLock) -> None:
+    """Remove a lock's file and let go of it.
+
+    In this order: who waits for the file finds it without a name, and takes a lock on a new one
+    (filelock does since 3.21). Windows removes no open file: there filelock does it on release.
+    """
+    with contextlib.suppress(PermissionError):
+        Path(lock.lock_file).unlink(missing_ok=True)
+    lock.release()
 
 
 def _lock_path(plan: Path) -> Path:

@@ -6,29 +6,32 @@ speed without a word, so the network is counted before anything is built.
 
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from typing import TYPE_CHECKING
 
 from ..engine.components import CONTRACTS
 from ..engine.engine_key import input_shape
 from ..engine.errors import BuildFailed
 from .lint import FLOAT32_MATRICES
 
+if TYPE_CHECKING:
+    import tensorrt_rtx as trt
+
 _FLOATS = {"FLOAT", "HALF", "BF16", "FP8", "FP4"}
-_MATRICES = {"CONVOLUTION", "DECONVOLUTION", "MATRIX_MULTIPLY", "EINSUM", "FULLY_CONNECTED"}
+_MATRICES = {"CONVOLUTION", "DECONVOLUTION", "MATRIX_MULTIPLY", "EINSUM"}
 _ATTENTION = "ATTENTION"
 _ELEMENTS = {"activation": "HALF", "float32": "FLOAT", "int64": "INT64"}
 
 Shapes = dict[str, tuple[int, ...]]
 
 
-def require_contract(network: Any, role: str) -> None:
+def require_contract(network: "trt.INetworkDefinition", role: str) -> None:
     """Raise BuildFailed unless inputs and outputs have the contract's names and dtypes."""
     contract = CONTRACTS[role]
     for what, found, tensors in (
         ("inputs", _dtypes(network.get_input, network.num_inputs), contract.inputs),
         ("outputs", _dtypes(network.get_output, network.num_outputs), contract.outputs),
     ):
-        wanted = {name: _ELEMENTS[tensor.element] for name, tensor in tensors.items()}
+        wanted = {name: _ELEMENTS[promised.element] for name, promised in tensors.items()}
         if found != wanted:
             raise BuildFailed(
                 f"the graph has {what} {found}, a float16 {role} has {wanted}; export the bundle "
@@ -36,7 +39,7 @@ def require_contract(network: Any, role: str) -> None:
             )
 
 
-def fix_sizes(network: Any, role: str, sizes: Mapping[str, int]) -> Shapes:
+def fix_sizes(network: "trt.INetworkDefinition", role: str, sizes: Mapping[str, int]) -> Shapes:
     """Make every input's shape static, and return the shapes by name."""
     shapes = {}
     for tensor in map(network.get_input, range(network.num_inputs)):
@@ -46,7 +49,7 @@ def fix_sizes(network: Any, role: str, sizes: Mapping[str, int]) -> Shapes:
     return shapes
 
 
-def counted_layers(network: Any) -> dict[str, dict[str, int]]:
+def counted_layers(network: "trt.INetworkDefinition") -> dict[str, dict[str, int]]:
     """How many layers of each kind compute in which floating types ("HALF", "FLOAT/HALF")."""
     counts: defaultdict[str, Counter[str]] = defaultdict(Counter)
     for kind, types in _layers(network):
@@ -79,11 +82,11 @@ def require_float16(layers: Mapping[str, Mapping[str, int]], role: str) -> None:
         )
 
 
-def _dtypes(get: Callable[[int], Any], count: int) -> dict[str, str]:
+def _dtypes(get: "Callable[[int], trt.ITensor]", count: int) -> dict[str, str]:
     return {tensor.name: tensor.dtype.name for tensor in map(get, range(count))}
 
 
-def _layers(network: Any) -> Iterator[tuple[str, set[str]]]:
+def _layers(network: "trt.INetworkDefinition") -> Iterator[tuple[str, set[str]]]:
     """Kind of every layer and the floating types it reads and writes."""
     for index in range(network.num_layers):
         layer = network.get_layer(index)

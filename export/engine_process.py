@@ -1,6 +1,7 @@
 """The parent's side of a build: starts the process that builds, listens to it, ends it."""
 
 import contextlib
+import os
 import signal
 import subprocess
 import sys
@@ -20,7 +21,8 @@ OnPhase = Callable[[str, float], None]
 class Builders:
     """Running build processes, so that all of them can be ended at once. Thread-safe."""
 
-    def __init__(self) -> None:
+    def __init__(self, device_index: int = 0) -> None:
+        self._device_index = device_index
         self._lock = threading.Lock()
         self._running: set[subprocess.Popen[bytes]] = set()
         self.stopped = threading.Event()
@@ -60,6 +62,7 @@ class Builders:
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
                 start_new_session=True,  # Ctrl-C is for this process, which ends the child
+                env=environment_with(self._device_index),
             )
             self._running.add(process)
             return process
@@ -73,6 +76,19 @@ class Builders:
             if pipe:
                 with contextlib.suppress(BrokenPipeError):
                     pipe.close()
+
+
+def environment_with(device_index: int) -> dict[str, str]:
+    """This process's environment, in which that GPU of those it sees is the first.
+
+    TensorRT builds on the first, and CUDA is told which one that is by this variable alone.
+    """
+    environment = dict(os.environ)
+    if device_index:
+        visible = environment.get("CUDA_VISIBLE_DEVICES", "").split(",")
+        number = visible[device_index] if device_index < len(visible) else str(device_index)
+        environment["CUDA_VISIBLE_DEVICES"] = number.strip()
+    return environment
 
 
 def _listened(

@@ -1,14 +1,15 @@
 """Which TensorRT builds, for which GPUs: what was asked for, if this machine can do it."""
 
 import re
+from collections.abc import Sequence
 from importlib.util import find_spec
 
 from ..engine.engine_key import FLAVOURS, Flavour, installed_version
 from ..engine.errors import DeviceUnavailable, InvalidInput
-from ..engine.gpus import RTX_TARGETS, local_gpu
+from ..engine.gpus import RTX_TARGETS, Gpu, local_gpu
 
 _TARGET = re.compile(r"sm\d{2,3}")
-_TOOLS = ("filelock", "onnx", "polygraphy")
+TOOLS = ("filelock", "onnx", "polygraphy")
 _INSTALL = {
     "rtx": "TensorRT-RTX is not installed; `pip install 'lightfill[build,rtx]'` (it builds without "
     "a GPU)",
@@ -41,8 +42,8 @@ def chosen_flavour(device: str | None) -> tuple[Flavour, str]:
     )
 
 
-def chosen_targets(flavour: Flavour, gpus: str | None) -> tuple[str, ...]:
-    """The GPUs of "sm89,sm120", or this machine's, as keys spell them.
+def chosen_targets(flavour: Flavour, gpus: str | None, index: int = 0) -> tuple[str, ...]:
+    """The GPUs of "sm89,sm120", or this machine's with that index, as keys spell them.
 
     Raises InvalidInput for what the flavour cannot build, DeviceUnavailable where TensorRT has no
     GPU to build on.
@@ -51,22 +52,24 @@ def chosen_targets(flavour: Flavour, gpus: str | None) -> tuple[str, ...]:
     for target in wanted or ():
         if not _TARGET.fullmatch(target):
             raise InvalidInput("gpu", f"{target!r} is no compute capability; write it as sm89")
-    return _rtx_targets(wanted) if flavour == "rtx" else _tensorrt_target(wanted)
+    gpu = local_gpu(index)
+    if gpu is None and index:
+        raise InvalidInput("device_index", f"this machine has no GPU {index}; leave it out")
+    return _rtx_targets(wanted, gpu) if flavour == "rtx" else _tensorrt_target(wanted, gpu)
 
 
-def require_tools() -> None:
-    """Raise DeviceUnavailable unless what builds, apart from TensorRT itself, is installed."""
-    missing = [tool for tool in _TOOLS if find_spec(tool) is None]
+def require_tools(doing: str = "building engines", tools: Sequence[str] = TOOLS) -> None:
+    """Raise DeviceUnavailable unless what that takes, TensorRT itself apart, is installed."""
+    missing = [tool for tool in tools if find_spec(tool) is None]
     if missing:
         raise DeviceUnavailable(
-            f"building engines needs {', '.join(missing)}; `pip install 'lightfill[build]'`"
+            f"{doing} needs {', '.join(missing)}; `pip install 'lightfill[build]'`"
         )
 
 
-def _rtx_targets(wanted: tuple[str, ...] | None) -> tuple[str, ...]:
+def _rtx_targets(wanted: tuple[str, ...] | None, gpu: Gpu | None) -> tuple[str, ...]:
     targets = ", ".join(RTX_TARGETS)
     if wanted is None:
-        gpu = local_gpu()
         if gpu is None:
             raise InvalidInput(
                 "gpu", f"there is none here; name those to build for, of {targets}: --gpu sm89"
@@ -82,8 +85,7 @@ def _rtx_targets(wanted: tuple[str, ...] | None) -> tuple[str, ...]:
     return wanted
 
 
-def _tensorrt_target(wanted: tuple[str, ...] | None) -> tuple[str, ...]:
-    gpu = local_gpu()
+def _tensorrt_target(wanted: tuple[str, ...] | None, gpu: Gpu | None) -> tuple[str, ...]:
     if gpu is None:
         raise DeviceUnavailable(
             "TensorRT builds on the GPU that will run the engines, and no NVIDIA driver or GPU is "

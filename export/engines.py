@@ -37,6 +37,7 @@ class BuildRequest:
     sizes: (width, height) in pixels. batches: pictures per UNet call. targets: as
     `EngineKey.targets` spells them; each gets engines of its own, which keeps plans small and says
     what they are for by where they lie. steps, components: None for all the bundle has.
+    device_index: the GPU of this machine that TensorRT builds on; TensorRT-RTX needs none.
     """
 
     bundle: Bundle
@@ -50,6 +51,7 @@ class BuildRequest:
     optimization_level: int | None = None
     workspace_bytes: int | None = None
     jobs: int = 1
+    device_index: int = 0
     engines: Path | None = None
 
     @property
@@ -122,7 +124,7 @@ class _Builds:
         self._request = request
         self._store = request.store
         self._progress = progress
-        self._builders = Builders()
+        self._builders = Builders(request.device_index)
 
     def run(self, engines: Sequence[PlannedEngine]) -> list[EngineReport]:
         """Every engine's report, in their order; the first failure ends the other builds."""

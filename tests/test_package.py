@@ -48,14 +48,13 @@ def test_version_agrees_with_metadata_and_changelog() -> None:
 
 
 @pytest.mark.slow  # pip builds a real wheel in an isolated environment
-def test_the_wheel_carries_the_embedded_bundle_and_type_marker(tmp_path: Path) -> None:
+def test_the_wheel_carries_the_embedded_bundle_the_page_and_the_type_marker(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "-w", tmp_path, ROOT]
     subprocess.run(command, check=True)
     (wheel,) = tmp_path.glob("lightfill-*.whl")
     with zipfile.ZipFile(wheel) as archive:
         names = set(archive.namelist())
-    bundle = ROOT / "engine/demo_bundle"
-    for path in bundle.rglob("*"):
+    for path in (*ROOT.glob("engine/demo_bundle/**/*"), *ROOT.glob("engine/server/page/**/*")):
         if path.is_file():
             assert f"lightfill/{path.relative_to(ROOT).as_posix()}" in names
     assert "lightfill/py.typed" in names

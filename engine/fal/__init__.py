@@ -4,6 +4,7 @@
     settings.py  one frozen object from LIGHTFILL_* variables and arguments
     files.py     every kind of input becomes bytes; results become URLs
     queue.py     durable jobs
+    outbox.py    webhooks that completed jobs owe; post.py sends one under the rules of fetching
     endpoint.py  one validated request through an Inpainter
     service.py   fal's queue protocol over the jobs: replies, for the client and a server
     runtime.py   queue, worker, model and files of this process, started when needed

@@ -6,6 +6,8 @@ from contextlib import contextmanager
 
 WORK = ""
 """The key workers watch; no request id is empty."""
+WEBHOOKS = " webhooks"
+"""The key those watch who deliver webhooks: a job with one may have been completed."""
 
 
 def cancellation(request_id: str) -> str:

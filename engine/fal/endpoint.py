@@ -5,6 +5,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from typing import Any, Self
 
 import numpy as np
@@ -18,11 +19,12 @@ from ..sessions import ENGINE_DEVICES
 from ..textual_inversion import Embedding
 from .embeddings import resolved
 from .files import Files
+from .job import OnLog
 from .loras import check_merged
+from .previews import preview_labels
 from .schema import ImageSize, InpaintingOutput, LightfillInput, validated
 from .settings import Settings
 
-OnLog = Callable[[str], None]
 _SEEDS = 2**64
 _WARM_UP_SIDE = 64
 
@@ -57,13 +59,13 @@ class Endpoint:
         self,
         arguments: Mapping[str, Any],
         *,
-        on_log: OnLog = lambda _: None,
+        on_log: OnLog = lambda message, labels=None: None,  # noqa: ARG005
         cancelled: Callable[[], bool] = lambda: False,
         owner: str | None = None,
     ) -> dict[str, Any]:
         """`InpaintingOutput` as a dict, for `arguments` as `LightfillInput` has them.
 
-        on_log: told what happens ("step 2/3 after 0.35 s").
+        on_log: told what happens ("step 2/3 after 0.35 s"), with `preview_labels` if asked for.
         cancelled: asked before each stage and after each UNet call; True raises Cancelled.
         owner: whose stored files may be read, and who owns the results.
 
@@ -94,7 +96,7 @@ class Endpoint:
                 mask,
                 request.prompt,
                 image_size=size,
-                on_step=watch.on_step,
+                on_step=partial(watch.on_step, preview=request.preview),
                 **_options(request, embeddings),
             )
         _log_findings(request, result, on_log)
@@ -175,10 +177,11 @@ class _Watch:
         if self._cancelled():
             raise Cancelled("cancelled by the caller; submit the request again if it is wanted")
 
-    def on_step(self, progress: Progress) -> None:
+    def on_step(self, progress: Progress, *, preview: bool) -> None:
         """Log one UNet call, then ask whether to go on."""
         seconds = time.perf_counter() - self._start
-        self._on_log(f"step {progress.step}/{progress.of} after {seconds:.2f} s")
+        labels = preview_labels(progress) if preview else None
+        self._on_log(f"step {progress.step}/{progress.of} after {seconds:.2f} s", labels)
         self.check()
 
     @contextmanager

@@ -17,7 +17,7 @@ from .urls import Url, parse_url, redirected
 try:
     import httpcore2
 
-    from .guarded_network import AddressRefused, Budget, GuardedBackend, TooMuchData
+    from .guarded_network import AddressRefused, Budget, Guard, TooMuchData
 except ImportError as missing:
     raise LightfillError(
         f"fetching URLs needs httpcore2 ({missing}); `pip install 'lightfill[fal]'`"
@@ -29,12 +29,6 @@ _REDIRECTS = (301, 302, 303, 307, 308)
 _OVERHEAD = 1 << 20
 """Bytes a response's headers and chunk marks may take beyond its body."""
 _PIECE = 1 << 18
-_HEADERS = (
-    (b"User-Agent", b"lightfill (+https://github.com/lightfill/lightfill)"),
-    (b"Accept", b"*/*"),
-    (b"Accept-Encoding", b"identity"),
-    (b"Connection", b"close"),
-)
 _FAILURES = (
     httpcore2.NetworkError,
     httpcore2.ProtocolError,
@@ -49,9 +43,7 @@ class Fetcher:
         self._limit = settings.max_download_bytes
         self._timeout = settings.download_timeout_s
         self._max_redirects = settings.max_redirects
-        self._allow_private = settings.allow_private_addresses
-        self._resolve = resolve
-        self._tls = httpcore2.default_ssl_context()
+        self._guard = Guard(resolve, settings.allow_private_addresses)
 
     def fetch(self, text: str, field: str) -> bytes:
         """The body of the http(s) URL `text`; FileDownloadError or FileTooLarge names `field`."""
@@ -84,13 +76,7 @@ class Fetcher:
         raise FileDownloadError(field, f"{reason}; {advice}")
 
     def _exchange(self, url: Url, budget: Budget, field: str) -> bytes | Url:
-        backend = GuardedBackend(budget, self._resolve, allow_private=self._allow_private)
-        address = httpcore2.URL(scheme=url.scheme, host=url.host, port=url.port, target=url.target)
-        headers = [(b"Host", url.authority.encode("ascii")), *_HEADERS]
-        with (
-            httpcore2.ConnectionPool(self._tls, network_backend=backend) as pool,
-            pool.stream("GET", address, headers=headers) as response,
-        ):
+        with self._guard.exchange("GET", url, budget, headers=()) as response:
             if response.status in _REDIRECTS:
                 location = _header(response.headers, b"location")
                 if location:

@@ -1,4 +1,4 @@
-"""The network as one fetch may use it: checked addresses only, one deadline, bounded bytes.
+"""The network as one fetch or webhook may use it: checked addresses, one deadline, bounded bytes.
 
 httpcore asks its backend for a TCP connection to a host; this backend resolves the host, refuses
 addresses that are not public, and connects to the very addresses it checked. TLS still verifies,
@@ -8,14 +8,19 @@ and sends as SNI, the host's name. No proxy variable and no .netrc is consulted.
 import socket
 import ssl
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import httpcore2
 
 from . import addresses
 from .addresses import Address, Resolve
+from .urls import Url
+
+_USER_AGENT = b"lightfill (+https://github.com/lightfill/lightfill)"
 
 
 class AddressRefused(Exception):
@@ -28,7 +33,7 @@ class TooMuchData(Exception):
 
 @dataclass
 class Budget:
-    """What is left of one fetch, redirects included: seconds and bytes received."""
+    """What is left of one fetch (redirects included) or webhook: seconds and bytes received."""
 
     seconds: float
     wire_bytes: int
@@ -48,8 +53,50 @@ class Budget:
             raise TooMuchData
 
 
+@dataclass(frozen=True)
+class Guard:
+    """How callers' hosts are reached: who resolves them, and whether private addresses will do."""
+
+    resolve: Resolve
+    allow_private: bool
+
+    @contextmanager
+    def exchange(
+        self,
+        method: str,
+        url: Url,
+        budget: Budget,
+        headers: Sequence[tuple[bytes, bytes]],
+        content: bytes | None = None,
+    ) -> Iterator[httpcore2.Response]:
+        """One request on a connection of its own; its body is not read. Follows no redirect.
+
+        Raises AddressRefused, TooMuchData and httpcore2's own errors.
+        """
+        backend = GuardedBackend(budget, self.resolve, allow_private=self.allow_private)
+        address = httpcore2.URL(scheme=url.scheme, host=url.host, port=url.port, target=url.target)
+        headers = [
+            (b"Host", url.authority.encode("ascii")),
+            (b"User-Agent", _USER_AGENT),
+            (b"Accept", b"*/*"),
+            (b"Accept-Encoding", b"identity"),
+            (b"Connection", b"close"),
+            *headers,
+        ]
+        tls = self._tls if url.scheme == "https" else None
+        with (
+            httpcore2.ConnectionPool(tls, network_backend=backend) as pool,
+            pool.stream(method, address, headers=headers, content=content) as response,
+        ):
+            yield response
+
+    @cached_property
+    def _tls(self) -> ssl.SSLContext:
+        return httpcore2.default_ssl_context()  # reads every root: once, and only if it is used
+
+
 class GuardedBackend(httpcore2.NetworkBackend):
-    """httpcore's network for one fetch, within a `Budget`."""
+    """httpcore's network for one exchange, within a `Budget`."""
 
     def __init__(self, budget: Budget, resolve: Resolve, *, allow_private: bool) -> None:
         self._budget = budget

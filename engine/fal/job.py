@@ -4,7 +4,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 from ..errors import InvalidInput
 
@@ -50,6 +50,7 @@ class Claim:
     """A job handed to one worker, until its lease runs out without a heartbeat.
 
     number: counts this job's claims; a worker whose number is no longer the last has lost it.
+    waited_s: from its submission to this claim.
     """
 
     request_id: str
@@ -61,9 +62,18 @@ class Claim:
     worker: str
     sequence: int
     number: int
+    waited_s: float
 
 
-def log_entry(timestamp: float, message: str, level: str) -> dict[str, Any]:
+class OnLog(Protocol):
+    """Told what happens in a job; `labels` are more about it, by name, for fal's log entry."""
+
+    def __call__(self, message: str, labels: Mapping[str, str] | None = None) -> None: ...
+
+
+def log_entry(
+    timestamp: float, message: str, level: str, labels: Mapping[str, str]
+) -> dict[str, Any]:
     """fal's log entry: the union of its documentation and its clients' types (section 5.2)."""
     moment = datetime.fromtimestamp(timestamp, UTC).replace(tzinfo=None)
     return {
@@ -71,7 +81,7 @@ def log_entry(timestamp: float, message: str, level: str) -> dict[str, Any]:
         "message": message,
         "level": level,
         "source": "USER",
-        "labels": {},
+        "labels": dict(labels),
     }
 
 

@@ -4,6 +4,7 @@
     lightfill_arguments   a job's input, until it is completed
     lightfill_results     a completed job's answer; its primary key makes a second one impossible
     lightfill_logs        what workers said
+    lightfill_webhooks    completed jobs whose caller wants to be told: the outbox
     lightfill_waiting     SQLite only: how many jobs wait, by priority and block of sequence numbers
 
 Megabytes of data URI stay out of the rows that every heartbeat rewrites. Times are seconds since
@@ -37,10 +38,12 @@ from sqlalchemy import (
 
 from ..errors import DatabaseUnavailable
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 """Raised with every change to the tables; a database of another version is not touched."""
 
 IN_QUEUE, IN_PROGRESS, COMPLETED = "IN_QUEUE", "IN_PROGRESS", "COMPLETED"
+PENDING, DELIVERED, GIVEN_UP = "PENDING", "DELIVERED", "GIVEN_UP"
+"""States of a webhook."""
 PRIORITIES = {"normal": 0, "low": 1}
 """Smaller is sooner (fal protocol, section 5.6)."""
 
@@ -94,6 +97,20 @@ logs = Table(
     Column("timestamp", Double, nullable=False),
     Column("level", String, nullable=False),
     Column("message", Text, nullable=False),
+    Column("labels", Text, nullable=False),
+)
+webhooks = Table(
+    "lightfill_webhooks",
+    metadata,
+    Column("sequence", _Sequence, primary_key=True, autoincrement=False),
+    Column("receiver", String, nullable=False),  # host and port: each gets its share of a server
+    Column("state", String, nullable=False, default=PENDING),
+    Column("created_at", Double, nullable=False),
+    Column("due_at", Double, nullable=False),  # while one server sends it, its lease's end
+    Column("claims", Integer, nullable=False, default=0),  # the last one's number is the lease
+    Column("failures", Integer, nullable=False, default=0),
+    Column("reason", Text),  # why the last attempt failed
+    Column("payload_error", Text),  # why the output is not JSON (fal protocol, section 10)
 )
 _schema = Table(
     "lightfill_schema", metadata, Column("version", Integer, primary_key=True, autoincrement=False)
@@ -105,6 +122,7 @@ BLOCK_BITS = 8
 is_waiting = jobs.c.state == literal_column(f"'{IN_QUEUE}'")
 is_running = jobs.c.state == literal_column(f"'{IN_PROGRESS}'")
 is_completed = jobs.c.state == literal_column(f"'{COMPLETED}'")
+is_undelivered = webhooks.c.state == literal_column(f"'{PENDING}'")
 
 for _name, _columns, _condition in (
     ("waiting", [jobs.c.priority, jobs.c.sequence], is_waiting),
@@ -118,6 +136,12 @@ for _name, _columns, _condition in (
         sqlite_where=_condition,
         postgresql_where=_condition,
     )
+Index(
+    "lightfill_webhooks_due",
+    webhooks.c.due_at,
+    sqlite_where=is_undelivered,
+    postgresql_where=is_undelivered,
+)
 
 _KEEP_COUNT = f"""
     CREATE TABLE lightfill_waiting (

@@ -43,7 +43,7 @@ def make_order(
         arguments=arguments,
         path=path,
         headers=found,
-        webhook_url=webhook_url,
+        webhook_url=webhook_url or None,  # as fal_client, which sends no empty one
     )
 
 

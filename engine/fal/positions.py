@@ -6,9 +6,19 @@ numbers, and only the job's own block is counted. In PostgreSQL such counters wo
 submits wait for each other's commit, so there the rows are counted, through their index.
 """
 
+from typing import NamedTuple
+
 from sqlalchemy import BindParameter, Connection, and_, bindparam, func, or_, select
 
-from .jobs_table import BLOCK_BITS, is_waiting, jobs, waiting_blocks
+from .jobs_table import (
+    BLOCK_BITS,
+    is_running,
+    is_undelivered,
+    is_waiting,
+    jobs,
+    waiting_blocks,
+    webhooks,
+)
 
 _block = waiting_blocks.c
 _total = select(func.coalesce(func.sum(_block.jobs), 0))
@@ -43,6 +53,22 @@ _AHEAD = {
         .scalar_subquery()
     ),
 }
+_RUNNING = select(func.count()).select_from(jobs).where(is_running)
+_WEBHOOKS = select(func.count()).select_from(webhooks).where(is_undelivered)
+
+
+class Load(NamedTuple):
+    """Jobs that wait, jobs that run, webhooks that are to be delivered."""
+
+    waiting: int
+    running: int
+    webhooks: int
+
+
+def load(connection: Connection) -> Load:
+    """How much there is to do."""
+    running, undelivered = (connection.scalar(query) or 0 for query in (_RUNNING, _WEBHOOKS))
+    return Load(length(connection), int(running), int(undelivered))
 
 
 def length(connection: Connection) -> int:

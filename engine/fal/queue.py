@@ -19,6 +19,9 @@ from .claims import Claims
 from .database import Clock, Database
 from .job import Claim, JobResult, JobStatus, Priority, encoded_arguments
 from .jobs_table import COMPLETED, IN_PROGRESS, IN_QUEUE, PRIORITIES, is_waiting, jobs
+from .observer import JobObserver
+from .positions import Load
+from .transitions import Settled
 
 __all__ = ["Claim", "JobQueue", "JobResult", "JobStatus"]
 
@@ -47,12 +50,14 @@ class JobQueue(Claims):
         lease_s: float,
         max_losses: int = 10,
         clock: Clock | None = None,
+        observer: JobObserver | None = None,
     ) -> Self:
         """Open the database at `url` (SQLAlchemy's form) and make its tables if they are missing.
 
         max_length: requests that may wait. retention_s: how long a completed job is kept.
         lease_s: a worker silent for so long is dead. max_losses: so many workers may die over a
-        job before it fails. clock: seconds since 1970, in place of the database's.
+        job before it fails. clock: seconds since 1970, in place of the database's. observer: told
+        what becomes of jobs by this object's doing.
         """
         return cls(
             Database(url, clock),
@@ -60,6 +65,7 @@ class JobQueue(Claims):
             retention_s=retention_s,
             lease_s=lease_s,
             max_losses=max_losses,
+            observer=observer,
         )
 
     def close(self) -> None:
@@ -99,14 +105,18 @@ class JobQueue(Claims):
         }
         content = encoded_arguments(arguments)
         room = self._room(max_length)
+        settled: list[Settled] = []
 
         def operation(connection: Connection) -> bool:
-            if room is not None and not self._has_room(connection, room, now):
+            settled.clear()  # what a transaction left here that was rolled back
+            if room is not None and not self._has_room(connection, room, now, settled):
                 return False
             rows.store(connection, values, content)
             return True
 
-        if not self._database.write(operation):
+        has_room = self._database.write(operation)
+        self._tell(settled)
+        if not has_room:
             raise QueueFull("as many requests as may already wait; come back later")
         self.changes.announce(WORK)
         return str(values["request_id"])
@@ -145,21 +155,25 @@ class JobQueue(Claims):
         """
         self.status(request_id, owner=owner)  # settles what is overdue
         now = self._database.now()
+        cancelled = transitions.CANCELLED_BY_CLIENT
 
-        def operation(connection: Connection) -> bool:
+        def operation(connection: Connection) -> str:
             row = rows.find(connection, request_id, owner, lock=True)
             if row.state == IN_QUEUE:
-                cancelled = transitions.CANCELLED_BY_CLIENT
-                return transitions.fail(connection, is_waiting, row.sequence, now, cancelled)
-            if row.state == IN_PROGRESS and not row.cancel_requested:
+                transitions.fail(connection, is_waiting, row.sequence, now, cancelled)
+            elif row.state == IN_PROGRESS and not row.cancel_requested:
                 told = {"cancel_requested": True, "version": jobs.c.version + 1}
                 this = jobs.c.sequence == row.sequence
                 connection.execute(update(jobs).where(this).values(told))
-            return bool(row.state == IN_PROGRESS)
+            return str(row.state)
 
-        if not self._database.write(operation):
+        state = self._database.write(operation)  # as the cancel found it
+        if state == COMPLETED:
             return "ALREADY_COMPLETED"
-        self.changes.announce(request_id, cancellation(request_id))
+        if state == IN_QUEUE:
+            self._tell([Settled(request_id, cancelled)])
+        else:
+            self.changes.announce(request_id, cancellation(request_id))
         return "CANCELLATION_REQUESTED"
 
     def wait(self, request_id: str, timeout: float, *, since: JobStatus | None = None) -> None:
@@ -184,6 +198,10 @@ class JobQueue(Claims):
         """How many jobs wait."""
         return self._database.read(positions.length)
 
+    def load(self) -> Load:
+        """How much there is to do, at one moment."""
+        return self._database.read(positions.load)
+
     def _room(self, max_length: int | None) -> int | None:
         """Of the two limits the lower: ours on what waits afterwards, fal's on what waits before.
 
@@ -192,22 +210,26 @@ class JobQueue(Claims):
         limits = (self._max_length, None if max_length is None else max_length + 1)
         return min((limit for limit in limits if limit is not None), default=None)
 
-    def _has_room(self, connection: Connection, room: int, now: float) -> bool:
-        """Whether fewer than `room` wait; those past their start deadline do not count.
+    def _has_room(
+        self, connection: Connection, room: int, now: float, settled: list[Settled]
+    ) -> bool:
+        """Whether fewer than `room` wait; those past their start deadline, which go to `settled`,
+        do not count.
 
         In PostgreSQL submits in flight on other connections are not counted yet: the bound may
         be passed by as many.
         """
         if positions.length(connection) < room:
             return True
-        transitions.settle(connection, now, self._max_losses)
+        settled += transitions.settle(connection, now, self._max_losses)
         return positions.length(connection) < room
 
     def _settle(self, request_id: str, now: float) -> None:
-        settled = self._database.write_lightly(
-            lambda connection: transitions.settle(connection, now, self._max_losses, request_id)
+        self._tell(
+            self._database.write_lightly(
+                lambda connection: transitions.settle(connection, now, self._max_losses, request_id)
+            )
         )
-        self.changes.announce(*settled, WORK)
 
 
 def _rank(priority: str) -> int:

@@ -26,8 +26,10 @@ def find(
     connection: Connection, request_id: str, owner: str | None, *, lock: bool = False
 ) -> Row[Any]:
     """The job's row; raises JobNotFound. lock: nobody else changes it in this transaction."""
-    query = select(jobs).where(jobs.c.request_id == request_id)
-    row = connection.execute(query.with_for_update() if lock else query).one_or_none()
+    row = None
+    if request_id.isascii() and request_id.isprintable():  # databases refuse some other text
+        query = select(jobs).where(jobs.c.request_id == request_id)
+        row = connection.execute(query.with_for_update() if lock else query).one_or_none()
     if row is None or (owner is not None and row.owner != owner):
         raise JobNotFound(f"there is no request {request_id}; check the id, it may have expired")
     return row
@@ -80,9 +82,13 @@ def claim_of(connection: Connection, row: Row[Any]) -> Claim:
         worker=row.worker,
         sequence=row.sequence,
         number=row.claims,
+        waited_s=row.started_at - row.submitted_at,
     )
 
 
 def _logs(connection: Connection, sequence: int) -> list[dict[str, Any]]:
     found = select(logs).where(logs.c.sequence == sequence).order_by(logs.c.number)
-    return [log_entry(row.timestamp, row.message, row.level) for row in connection.execute(found)]
+    return [
+        log_entry(row.timestamp, row.message, row.level, json.loads(row.labels))
+        for row in connection.execute(found)
+    ]

@@ -15,6 +15,7 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from ..errors import DatabaseUnavailable, InvalidInput
@@ -22,9 +23,12 @@ from .remotes import disconnect
 from .settings import Settings
 
 if TYPE_CHECKING:
+    from ..bundle import Bundle
     from ..pipeline import Inpainter
     from .endpoint import Endpoint
-    from .job import Claim
+    from .job import Claim, OnLog
+    from .observer import JobObserver
+    from .worker import Run
 
 _SWEEP_S = 3600.0
 _EXIT_GRACE_S, _EXIT_GIVE_UP_S = 0.0, 10.0
@@ -35,12 +39,16 @@ class Configuration:
     """What a runtime is made of.
 
     inpainter: an open one of the caller's, in place of the one `settings` name. worker: whether
-    this process runs jobs; if not, others on the same database must.
+    this process runs jobs; if not, others on the same database must. run: what is done with a job
+    in place of the model (`engine.fal.worker`), to measure or to test everything around it.
+    observer: told what becomes of jobs.
     """
 
     settings: Settings
     inpainter: "Inpainter | None" = None
     worker: bool = True
+    run: "Run | None" = None
+    observer: "JobObserver | None" = None
 
 
 class Runtime:
@@ -64,10 +72,11 @@ class Runtime:
             max_length=settings.max_queue_length,
             retention_s=settings.job_retention_s,
             lease_s=settings.lease_s,
+            observer=configuration.observer,
         )
         self._configuration = configuration
         self._workers = [
-            Worker(self.queue, self._run, heartbeat_s=settings.heartbeat_s)
+            Worker(self.queue, configuration.run or self._run, heartbeat_s=settings.heartbeat_s)
             for _ in range(settings.workers)
         ]
         self._endpoint: Endpoint | None = None
@@ -105,7 +114,16 @@ class Runtime:
 
     def warm_up(self) -> None:
         """Open the model and run it once; raises what a first request would."""
-        self.endpoint.warm_up()
+        if self._configuration.run is None:
+            self.endpoint.warm_up()
+
+    @cached_property
+    def bundle(self) -> "Bundle":
+        """The model bundle that jobs run on; raises BundleError. No model is opened for it."""
+        from ..bundle import Bundle
+
+        given = self._configuration.inpainter
+        return Bundle.open(self.settings.bundle) if given is None else given.bundle
 
     @property
     def endpoint(self) -> "Endpoint":
@@ -119,7 +137,7 @@ class Runtime:
             return self._endpoint
 
     def _run(
-        self, claim: "Claim", log: Callable[[str], None], cancelled: Callable[[], bool]
+        self, claim: "Claim", log: "OnLog", cancelled: Callable[[], bool]
     ) -> tuple[int, dict[str, Any], dict[str, float]]:
         """In the worker's thread: the endpoint's output for one job."""
         if self._swept is None or time.monotonic() - self._swept > _SWEEP_S:

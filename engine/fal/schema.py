@@ -73,6 +73,8 @@ def _as_torch_seed(value: int | None) -> int | None:
     return value
 
 
+STEPS = (1, 2, 4, 8)
+"""fal's step counts; a model may have fewer."""
 Steps = Annotated[
     Literal[1, 2, 4, 8],
     BeforeValidator(_as_steps),
@@ -204,6 +206,11 @@ class LightfillInput(InpaintingInput):
     )
     feather: int = Field(
         8, ge=0, le=MAX_FEATHER, description="Width of the soft edge inside the mask, in pixels."
+    )
+    preview: bool = Field(
+        False,
+        description="Whether the log entry of every step has labels: `preview`, a small JPEG as "
+        "data URI, and `preview_window`, the part of the source image that it shows.",
     )
 
 

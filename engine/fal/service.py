@@ -3,6 +3,7 @@
 Sections are those of the fal protocol. Nothing here knows HTTP or the client; both sit on top.
 """
 
+import re
 import uuid
 from collections.abc import Mapping
 from typing import Any
@@ -14,8 +15,10 @@ from .queue import JobQueue
 from .reply import Reply
 from .transport import PRIORITY_HEADER, TIMEOUT_HEADER, Order
 from .validation import error_body
+from .webhook_url import checked_webhook_url
 
 APPLICATION = "fal-ai/fast-lightning-sdxl/inpainting"
+_REQUEST_ID = re.compile(r"[!-~]{1,100}")
 RETRY_AFTER_S = "5"
 """When a caller may try a full queue again: by then a job or two has left it."""
 
@@ -23,13 +26,15 @@ RETRY_AFTER_S = "5"
 class Service:
     """Submit, status, result and cancel on `queue`. Thread-safe; it never raises LightfillError.
 
-    queue_url: what the URLs of requests begin with, without a slash at the end.
+    queue_url: what the URLs of requests begin with, without a slash at the end. allow_private:
+    whether a webhook may name a private address.
     `owner`: whose requests there are; None is everyone's.
     """
 
-    def __init__(self, queue: JobQueue, queue_url: str) -> None:
+    def __init__(self, queue: JobQueue, queue_url: str, *, allow_private: bool = True) -> None:
         self._queue = queue
         self._url = queue_url
+        self._allow_private = allow_private
 
     def submit(
         self, order: Order, *, owner: str | None = None, max_length: int | None = None
@@ -40,6 +45,8 @@ class Service:
         if endpoint != APPLICATION:
             return reply(404, _no_such_endpoint(endpoint), request_id)
         try:
+            if order.webhook_url is not None:
+                checked_webhook_url(order.webhook_url, allow_private=self._allow_private)
             self._queue.submit(
                 AppId.from_endpoint_id(APPLICATION).base,
                 order.arguments,
@@ -111,7 +118,9 @@ class Service:
 
 def reply(code: int, body: Any, request_id: str, *, seen: Any = None) -> Reply:
     """The reply with the headers fal sends for it (sections 8 and 11)."""
-    headers = {"content-type": "application/json", "x-fal-request-id": request_id}
+    headers = {"content-type": "application/json"}
+    if _REQUEST_ID.fullmatch(request_id):  # a caller may ask for one that no header can hold
+        headers["x-fal-request-id"] = request_id
     kind = body.get("error_type") if isinstance(body, Mapping) else None
     if code >= 400 and kind:
         headers["x-fal-error-type"] = str(kind)

@@ -16,6 +16,7 @@ from .site_url import site_url
 
 PREFIX = "LIGHTFILL_"
 DAY_S = 86_400.0
+LOG_LEVELS = ("critical", "error", "warning", "info", "debug")
 
 logger = logging.getLogger(__name__)
 
@@ -64,11 +65,13 @@ class Settings:
     authentication: whether callers need a key of `lightfill keys`; None: unless host, and
         public_url if there is one, are loopback.
     private_files: whether stored files need their owner's key, too, and not their URL alone.
+    public_metrics: whether /metrics needs no key where everything else does.
     cors_origins: origins, separated by commas, whose pages may call; "*": all; None: all if callers
         need keys, else none but the server's own.
     max_request_bytes: limit of a request's JSON.
     requests_per_minute: limit of submits and uploads by one key, or one address without keys.
     shutdown_grace_s: how long a running job may take when the server stops.
+    log_level: what it says on stderr: critical, error, warning, info (each request) or debug.
     """
 
     data_dir: Path = field(default_factory=_user_data)
@@ -95,10 +98,12 @@ class Settings:
     workers: int = 1
     authentication: bool | None = None
     private_files: bool = False
+    public_metrics: bool = False
     cors_origins: str | None = None
     max_request_bytes: int = 160 << 20
     requests_per_minute: int | None = None
     shutdown_grace_s: float = 30.0
+    log_level: str = "warning"
 
     def __post_init__(self) -> None:
         for item in fields(self):
@@ -162,6 +167,8 @@ class Settings:
         lowest = 0 if name in _MAY_BE_ZERO else 1 if type(value) is int else 0.001
         if not isfinite(value) or value < lowest:
             raise _wrong(name, value, f"must be {lowest} or more")
+        if name == "port" and value > 65_535:
+            raise _wrong(name, value, "must be at most 65535")
 
     def _check_together(self) -> None:
         if self.max_pixels > PILLOW_MAX_PIXELS:
@@ -169,6 +176,8 @@ class Settings:
         if self.heartbeat_s > self.lease_s / 2:
             reason = f"must be at most half of lease_s ({self.lease_s:g})"
             raise _wrong("heartbeat_s", self.heartbeat_s, reason)
+        if self.log_level not in LOG_LEVELS:
+            raise _wrong("log_level", self.log_level, f"must be one of {', '.join(LOG_LEVELS)}")
         for name in ("public_url", "base_url"):
             if (value := getattr(self, name)) is not None:
                 try:

@@ -5,15 +5,17 @@
     IN_QUEUE --cancel, or the start deadline passed--> COMPLETED
     IN_PROGRESS --the lease ran out after a cancel, or too often--> COMPLETED
 
-All run within the caller's transaction. A job gets its one result in `complete` and nowhere else.
+All run within the caller's transaction. A job gets its one result in `complete` and nowhere else,
+and there its webhook goes into the outbox, whoever completes it.
 """
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 from sqlalchemy import Column, ColumnElement, Connection, Row, delete, insert, or_, select, update
 
 from ..errors import Cancelled, LightfillError, StartTimeout, WorkerLost
+from . import webhook_rows
 from .job import Claim, as_json, failure
 from .jobs_table import (
     COMPLETED,
@@ -31,6 +33,14 @@ from .validation import error_body
 _AT_ONCE = 100
 """Overdue jobs one call deals with, so that no transaction is long."""
 CANCELLED_BY_CLIENT = Cancelled("Request cancelled by the client.")
+_TOO_LATE = StartTimeout("No worker was free before the request's start timeout; try again later.")
+
+
+class Settled(NamedTuple):
+    """A job that was overdue. error: how it was completed; None if it waits again."""
+
+    request_id: str
+    error: LightfillError | None
 
 
 def has_work(connection: Connection, now: float) -> bool:
@@ -79,8 +89,12 @@ def complete(
     status_code: int,
     body: Mapping[str, Any],
     metrics: Mapping[str, float],
+    payload_error: str | None = None,
 ) -> bool:
-    """Give job `sequence` its result if it is `which`; False, and nothing changed, if not."""
+    """Give job `sequence` its result if it is `which`; False, and nothing changed, if not.
+
+    payload_error: why its output could not be stored, for its webhook.
+    """
     error, error_type = failure(status_code, body)
     done = connection.execute(
         update(jobs)
@@ -95,9 +109,12 @@ def complete(
             error_type=error_type,
             metrics=as_json(metrics),
         )
-    )
-    if done.rowcount != 1:
+        .returning(jobs.c.webhook_url)
+    ).one_or_none()
+    if done is None:
         return False
+    if done.webhook_url is not None:
+        webhook_rows.enqueue(connection, sequence, done.webhook_url, now, payload_error)
     connection.execute(insert(results).values(sequence=sequence, content=as_json(body)))
     connection.execute(delete(arguments).where(arguments.c.sequence == sequence))
     return True
@@ -131,37 +148,38 @@ def requeue(connection: Connection, which: ColumnElement[bool], *, losses: int =
     return done.rowcount == 1
 
 
-def write_log(connection: Connection, sequence: int, now: float, message: str, level: str) -> None:
+def write_log(
+    connection: Connection,
+    sequence: int,
+    now: float,
+    message: str,
+    level: str,
+    labels: Mapping[str, str],
+) -> None:
     """Append a log line to job `sequence`."""
-    connection.execute(
-        insert(logs).values(sequence=sequence, timestamp=now, level=level, message=message)
-    )
+    values = {"sequence": sequence, "timestamp": now, "level": level, "message": message}
+    connection.execute(insert(logs).values(**values, labels=as_json(labels)))
 
 
 def settle(
     connection: Connection, now: float, max_losses: int, only: str | None = None
-) -> list[str]:
-    """Deal with start deadlines and leases that have passed; returns the ids that changed.
+) -> list[Settled]:
+    """Deal with start deadlines and leases that have passed; returns the jobs that changed.
 
     Whoever looks does this, so that a job's state is right even while no worker is free.
     """
     this = jobs.c.request_id == only if only is not None else None
     late = is_waiting & (jobs.c.start_deadline <= now)
     changed = [
-        row.request_id
+        Settled(row.request_id, _TOO_LATE)
         for row in _locked(connection, late, jobs.c.start_deadline, this)
-        if fail(
-            connection,
-            is_waiting,
-            row.sequence,
-            now,
-            StartTimeout("No worker was free before the request's start timeout; try again later."),
-        )
+        if fail(connection, is_waiting, row.sequence, now, _TOO_LATE)
     ]
     lost = is_running & (jobs.c.lease_until <= now)
     for row in _locked(connection, lost, jobs.c.lease_until, this):
-        if _recover(connection, row, now, max_losses):
-            changed.append(row.request_id)  # noqa: PERF401, it does the work
+        settled = _recover(connection, row, now, max_losses)
+        if settled is not None:
+            changed.append(settled)
     return changed
 
 
@@ -178,13 +196,17 @@ def _locked(
     return list(connection.execute(found.with_for_update(skip_locked=True)).all())
 
 
-def _recover(connection: Connection, row: Row[Any], now: float, max_losses: int) -> bool:
+def _recover(connection: Connection, row: Row[Any], now: float, max_losses: int) -> Settled | None:
     """A job whose worker fell silent: it runs again, unless nobody wants it or it kills workers."""
-    if row.cancel_requested:
-        return fail(connection, is_running, row.sequence, now, CANCELLED_BY_CLIENT)
     message = f"worker {row.worker} fell silent"
-    if row.losses + 1 >= max_losses:
+    error: LightfillError | None = None
+    if row.cancel_requested:
+        error = CANCELLED_BY_CLIENT
+    elif row.losses + 1 >= max_losses:
         error = WorkerLost(f"{message}, as {row.losses} before it; look at the workers' logs.")
-        return fail(connection, is_running, row.sequence, now, error)
-    write_log(connection, row.sequence, now, f"{message}; the request runs again", "WARN")
-    return requeue(connection, (jobs.c.sequence == row.sequence) & is_running, losses=1)
+    if error is not None:
+        done = fail(connection, is_running, row.sequence, now, error)
+    else:
+        write_log(connection, row.sequence, now, f"{message}; the request runs again", "WARN", {})
+        done = requeue(connection, (jobs.c.sequence == row.sequence) & is_running, losses=1)
+    return Settled(row.request_id, error) if done else None

@@ -34,32 +34,44 @@ class Url:
         return f"{self.scheme}://{self.authority}{self.target}"
 
 
+class UrlRefused(ValueError):
+    """What is wrong with a URL, said so that "the URL" comes before it."""
+
+
 def parse_url(text: str, field: str) -> Url:
-    """`text` as a Url; raises FileDownloadError naming `field` for all that is not plain http(s).
+    """`read_url`, whose refusal is a FileDownloadError that names `field`."""
+    try:
+        return read_url(text)
+    except UrlRefused as refused:
+        raise _not_fetched(field, str(refused)) from refused
+
+
+def read_url(text: str) -> Url:
+    """`text` as a Url; raises UrlRefused for all that is not plain http(s).
 
     Refused: other schemes, user names and passwords, control characters and backslashes (parsers
     differ on them), numeric hosts that are not four decimal numbers, zones, malformed names.
     """
     if len(text) > MAX_LENGTH:
-        raise _refused(field, f"is longer than {MAX_LENGTH} characters")
+        raise UrlRefused(f"is longer than {MAX_LENGTH} characters")
     text = text.strip(" ").replace(" ", "%20")
     if _UNPRINTABLE.search(text):
-        raise _refused(field, "holds control characters or backslashes")
+        raise UrlRefused("holds control characters or backslashes")
     try:
         parts = urlsplit(text)
         port, host = parts.port, parts.hostname
     except ValueError as error:
-        raise _refused(field, f"cannot be read ({error})") from error
+        raise UrlRefused(f"cannot be read ({error})") from error
     scheme = parts.scheme.lower()
     if scheme not in _PORTS:
-        raise _refused(field, f"has the scheme {scheme[:20]!r}, which is not fetched")
+        raise UrlRefused(f"has the scheme {scheme[:20]!r}, which is neither http nor https")
     if "@" in parts.netloc:
-        raise _refused(field, "holds a user name")
+        raise UrlRefused("holds a user name")
     if not host or port == 0:
-        raise _refused(field, "names no host and port")
+        raise UrlRefused("names no host and port")
     path, query = quote(parts.path or "/", _KEPT), quote(parts.query, _KEPT)
     target = f"{path}?{query}" if query else path
-    checked = _host(host, field, bracketed="[" in parts.netloc)
+    checked = _host(host, bracketed="[" in parts.netloc)
     return Url(scheme, checked, port or _PORTS[scheme], target)
 
 
@@ -68,11 +80,11 @@ def redirected(url: Url, location: str, field: str) -> Url:
     try:
         joined = urljoin(str(url), location)
     except ValueError as error:
-        raise _refused(field, f"redirects to one that cannot be read ({error})") from error
+        raise _not_fetched(field, f"redirects to one that cannot be read ({error})") from error
     return parse_url(joined, field)
 
 
-def _host(host: str, field: str, *, bracketed: bool) -> str:
+def _host(host: str, *, bracketed: bool) -> str:
     """An address in its one spelling, or a name in ASCII (IDNA)."""
     try:
         if bracketed:
@@ -82,7 +94,7 @@ def _host(host: str, field: str, *, bracketed: bool) -> str:
         return str(IPv4Address(name)) if _NUMBER.fullmatch(name) else _checked_name(name)
     except ValueError as error:  # UnicodeError is one
         reason = f"names the host {host[:100]!r}, which is neither a domain name nor an address"
-        raise _refused(field, reason) from error
+        raise UrlRefused(reason) from error
 
 
 def _without_zone(address: IPv6Address) -> str:
@@ -97,5 +109,5 @@ def _checked_name(name: str) -> str:
     return name
 
 
-def _refused(field: str, reason: str) -> FileDownloadError:
+def _not_fetched(field: str, reason: str) -> FileDownloadError:
     return FileDownloadError(field, f"the URL {reason}; pass a plain http(s) URL or a data URI")

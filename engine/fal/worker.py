@@ -7,12 +7,13 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, Self
 
 from ..errors import Cancelled, DatabaseUnavailable
 from .changes import WORK, cancellation
 from .claims import Claims
-from .job import Claim
+from .job import Claim, OnLog
 from .transitions import CANCELLED_BY_CLIENT
 from .validation import error_body
 
@@ -20,7 +21,7 @@ logger = logging.getLogger(__name__)
 
 Outcome = tuple[int, Mapping[str, Any], Mapping[str, float]]
 """HTTP status, body and metrics of a job."""
-Run = Callable[[Claim, Callable[[str], None], Callable[[], bool]], Outcome]
+Run = Callable[[Claim, OnLog, Callable[[], bool]], Outcome]
 """run(claim, log, cancelled): what a worker does with a job. It may raise: a LightfillError becomes
 the reply fal would send, anything else a 500; it stops soon after `cancelled()` is true."""
 
@@ -126,7 +127,7 @@ class Worker:
         try:
             return self._run(
                 claim,
-                lambda message: self._log(claim, message),
+                partial(self._log, claim),
                 lambda: lease.lost.is_set() or self._hurried.is_set(),
             )
         except Cancelled:
@@ -139,20 +140,21 @@ class Worker:
                 logger.exception("request %s failed", claim.request_id)
             return status_code, body, {}
 
-    def _log(self, claim: Claim, message: str) -> None:
+    def _log(self, claim: Claim, message: str, labels: Mapping[str, str] | None = None) -> None:
         try:
-            self._queue.log(claim, message)
+            self._queue.log(claim, message, labels=labels)
         except DatabaseUnavailable:  # a picture is worth more than a line about it
             logger.exception("a log line of request %s is lost", claim.request_id)
 
     def _finish(self, claim: Claim, lease: "_Lease", outcome: Outcome) -> None:
         """Store the outcome, again and again while the database is away and the job is ours."""
+        payload_error = None
         while True:
             try:
-                stored = self._queue.finish(claim, *outcome)
+                stored = self._queue.finish(claim, *outcome, payload_error)
             except (TypeError, ValueError) as error:
                 logger.exception("request %s: its result is not JSON", claim.request_id)
-                outcome = (*error_body(error), {})
+                outcome, payload_error = (*error_body(error), {}), str(error)
             except DatabaseUnavailable:
                 if self._hurried.is_set() or lease.expired():
                     raise

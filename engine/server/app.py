@@ -16,19 +16,28 @@ from ..errors import LightfillError
 from .file_routes import file_router
 from .health_routes import health_router
 from .layers import BodyLimit, Faults, OnlyThisMachine, RequestIds
+from .metrics_routes import metrics_router
+from .model_routes import model_router
+from .observing import Observed
 from .openapi import document
+from .page_routes import page_router
 from .proxy import Proxy
 from .queue_routes import queue_router
 from .replies import answer_errors
 from .run_routes import run_router
 from .site import Site
 from .upload_routes import upload_router
+from .webhook_routes import webhook_router
 
 _EXPOSED = [
     "x-fal-request-id", "x-fal-error-type", "x-fal-billable-units", "x-fal-request-timeout-type",
     "etag", "retry-after", "content-range", "content-disposition",
 ]  # fmt: skip
 _COUNT_FOR_THEMSELVES = re.compile(r"PUT /files/.*|POST /cdn/files/upload")
+_ROUTERS = (
+    queue_router, run_router, upload_router, file_router, webhook_router, metrics_router,
+    health_router, model_router,
+)  # fmt: skip
 _SWEEP_S = 3600.0
 
 logger = logging.getLogger(__name__)
@@ -46,10 +55,7 @@ def create_app(site: Site) -> FastAPI:
         redirect_slashes=False,
     )
     app.state.site = site
-    routers = [
-        router(site)
-        for router in (queue_router, run_router, upload_router, file_router, health_router)
-    ]
+    routers = [*(made(site) for made in _ROUTERS), page_router()]
     for router in routers:
         app.include_router(router)
     document(app)
@@ -78,6 +84,7 @@ def _add_layers(app: FastAPI, site: Site) -> None:
         expose_headers=_EXPOSED,
     )
     app.add_middleware(RequestIds)
+    app.add_middleware(Observed, metrics=site.metrics)
 
 
 def _origins(site: Site) -> list[str]:
@@ -90,6 +97,7 @@ def _origins(site: Site) -> list[str]:
 @asynccontextmanager
 async def _life(site: Site) -> AsyncIterator[None]:
     """What runs beside the requests, from start to stop."""
+    site.deliverer.start()
     tasks = [asyncio.create_task(work(site)) for work in (_warm_up, _sweep)]
     try:
         yield

@@ -98,6 +98,12 @@ def _site(request: Request) -> Site:
 
 
 async def _found(request: Request, *, tokens: bool) -> Caller:
+    caller = await _identified(request, tokens=tokens)
+    request.scope["lightfill.owner"] = caller.owner  # for the log
+    return caller
+
+
+async def _identified(request: Request, *, tokens: bool) -> Caller:
     site = _site(request)
     if not site.asks_for_keys:
         return Caller(None)

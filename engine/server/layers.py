@@ -4,7 +4,6 @@ import logging
 import re
 import uuid
 from collections.abc import Iterable
-from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import ClientDisconnect
@@ -14,6 +13,7 @@ from ..fal.reply import Reply
 from ..fal.validation import error_body
 from .replies import REQUEST_ID, as_response, shown_route
 
+_HOST = re.compile(r"(\[[0-9a-f:.]+\]|[^:\[\]/@]+)(?::[0-9]+)?")
 CLEANED = ("/queue/", "/run/", "/rest/", "/cdn/")
 """Beginnings of paths that may end in a slash."""
 
@@ -76,7 +76,8 @@ class Faults:
 class BodyLimit:
     """Refuses bodies over `max_bytes` with 413, those sent in chunks when they pass it.
 
-    unlimited: methods and paths of routes that count for themselves (uploads of files).
+    FastAPI's own limit answers in plain text, whose body fal's JavaScript clients lose. unlimited:
+    methods and paths of routes that count for themselves (uploads of files).
     """
 
     def __init__(self, app: ASGIApp, max_bytes: int, unlimited: re.Pattern[str]) -> None:
@@ -146,11 +147,12 @@ class OnlyThisMachine:
     def _problem(self, scope: Scope) -> str | None:
         headers = Headers(scope=scope)
         host, origin = headers.get("host", ""), headers.get("origin")
-        if urlsplit(f"//{host}").hostname not in self._hosts:
+        named = _HOST.fullmatch(host.lower())
+        if named is None or named[1].strip("[]") not in self._hosts:
             return f"This server is not {host[:100]}; set --public-url, or ask callers for keys."
         if origin is None or "*" in self._origins or origin in self._origins:
             return None
-        if urlsplit(origin).netloc == host:
+        if origin in {f"http://{host}", f"https://{host}"}:
             return None
         return f"Pages of {origin[:100]} may not call this server; set --cors-origins."
 

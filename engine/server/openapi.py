@@ -16,7 +16,7 @@ _OUTPUT = "Output"
 
 _EVENTS = {
     "description": "Events.",
-    "content": {"text/event-stream": {"schema": {"type": "string"}}},
+    "content": {"text/event-stream": {}},
 }
 _UNKNOWN = _json("No such request.", "Error")
 _MISTAKES = _json("The arguments are wrong.", "ValidationErrors")
@@ -52,6 +52,7 @@ CANCEL = _route(
         202: _json("It is told to stop.", "Cancellation"),
         400: _json("It was completed already.", "Cancellation"),
         404: _json("No such request.", "Cancellation"),
+        422: _MISTAKES,
     }
 )
 RUN = _route(
@@ -67,7 +68,15 @@ RUN = _route(
 )
 RUN_STREAM = _route({200: _EVENTS, 413: _TOO_LARGE, 422: _MISTAKES}, takes_input=True)
 
+MODEL: dict[str, Any] = {
+    "responses": {
+        200: _json("What the server paints with.", "Model"),
+        500: _json("Its bundle cannot be read.", "Error"),
+    }
+}
+
 _TEXT = {"type": "string"}
+_COUNT = {"type": "integer"}
 _STATUS_SCHEMA: dict[str, Any] = {
     "type": "object",
     "required": ["status", "request_id", "response_url", "status_url", "cancel_url"],
@@ -85,7 +94,33 @@ _STATUS_SCHEMA: dict[str, Any] = {
         "detail": {"type": "string", "description": "Only where a result is not there yet."},
     },
 }
+_MODEL_SCHEMA: dict[str, Any] = {
+    "type": "object",
+    "required": ["endpoint", "version", "name", "device", "natural_size", "steps", "image_sizes",
+                 "any_size", "safety_checker", "asks_for_keys", "limits"],
+    "properties": {
+        "endpoint": _TEXT,
+        "version": _TEXT,
+        "name": {"type": "string", "description": "The bundle's."},
+        "device": _TEXT,
+        "natural_size": {"type": "integer", "description": "The side it was trained for."},
+        "steps": {"type": "array", "items": _COUNT, "description": "Those it has a UNet for."},
+        "image_sizes": {
+            "type": "object",
+            "additionalProperties": {
+                "type": "object",
+                "required": ["width", "height"],
+                "properties": {"width": _COUNT, "height": _COUNT},
+            },
+        },
+        "any_size": {"type": "boolean", "description": "False: only sizes with built engines."},
+        "safety_checker": {"anyOf": [{"type": "string", "enum": ["v1", "v2"]}, {"type": "null"}]},
+        "asks_for_keys": {"type": "boolean"},
+        "limits": {"type": "object", "additionalProperties": {"type": "number"}},
+    },
+}  # fmt: skip
 _SCHEMAS: dict[str, Any] = {
+    "Model": _MODEL_SCHEMA,
     "QueueStatus": _STATUS_SCHEMA,
     "Cancellation": {
         "type": "object",

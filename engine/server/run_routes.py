@@ -42,7 +42,7 @@ def run_router(site: Site) -> APIRouter:
             async for seen in follow(site, request_id, logs=False, owner=who.owner):
                 if seen is None and await request.is_disconnected():
                     return as_response(reply(499, _GONE, request_id))
-        result = await site.in_thread(site.service.result, request_id, owner=who.owner)
+            result = await site.in_thread(site.service.result, request_id, owner=who.owner)
         if result.status_code == 400 and "status" in result.body:  # still in progress
             return as_response(reply(*error_body(_STOPPED), request_id))
         return as_response(result)
@@ -75,7 +75,8 @@ def run_router(site: Site) -> APIRouter:
                 followed = follow(site, request_id, logs=True, owner=who.owner)
                 async for event in new_logs(followed):
                     yield event
-            yield (await site.in_thread(site.service.result, request_id, owner=who.owner)).body
+                result = await site.in_thread(site.service.result, request_id, owner=who.owner)
+                yield result.body
 
         return event_stream(events(), request_id)
 

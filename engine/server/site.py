@@ -3,19 +3,25 @@
 import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cache, partial
 from typing import Any, ParamSpec, TypeVar
 
 from anyio import CapacityLimiter, to_thread
 
 from ..fal.files import Files
+from ..fal.outbox import Outbox
+from ..fal.post import Poster
 from ..fal.queue import JobQueue
 from ..fal.runtime import Configuration, Runtime
 from ..fal.service import Service
 from ..fal.settings import Settings
 from .keys import KeyStore
+from .metrics import Metrics
+from .queue_gauges import QueueGauges
 from .rate_limit import RateLimit
 from .seals import Seal
+from .webhook_signature import Signer
+from .webhooks import Deliverer, WebhookPolicy
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -28,7 +34,7 @@ _UPLOAD_THREADS = 8
 
 @dataclass(frozen=True)
 class Site:
-    """One server's queue, files and state. `settings.public_url` must be set.
+    """One server's queue, files, webhooks and state. `settings.public_url` must be set.
 
     ready: set once the model is warm; failed: why it cannot be. stopping: set when the server
     takes its leave, for replies that would otherwise wait on.
@@ -37,6 +43,9 @@ class Site:
     settings: Settings
     runtime: Runtime
     service: Service
+    metrics: Metrics
+    signer: Callable[[], Signer]
+    deliverer: Deliverer
     keys: KeyStore
     seal: Seal
     rate_limit: RateLimit
@@ -49,14 +58,32 @@ class Site:
     )
 
     @classmethod
-    def of(cls, settings: Settings, **configuration: Any) -> "Site":
+    def of(
+        cls, settings: Settings, *, webhooks: WebhookPolicy | None = None, **configuration: Any
+    ) -> "Site":
         """The site of these settings; opens the database, not the model."""
-        runtime = Runtime(Configuration(settings, **configuration))
+        metrics = Metrics(settings)
+        runtime = Runtime(Configuration(settings, observer=metrics, **configuration))
+        metrics.registry.register(QueueGauges(runtime.queue))
+        signer = cache(lambda: Signer.of(runtime.queue.database))
+        private = settings.allow_private_addresses
+        policy = webhooks or WebhookPolicy()
+        deliverer = Deliverer(
+            Outbox(runtime.queue.database),
+            runtime.queue.changes,
+            Poster(timeout_s=policy.timeout_s, allow_private=private, resolve=policy.resolve),
+            signer,
+            policy,
+            metrics.attempted,
+        )
         database = runtime.queue.database
         return cls(
             settings,
             runtime,
-            Service(runtime.queue, f"{settings.public_url}/queue"),
+            Service(runtime.queue, f"{settings.public_url}/queue", allow_private=private),
+            metrics,
+            signer,
+            deliverer,
             KeyStore(database),
             Seal.of(database),
             RateLimit(settings.requests_per_minute),
@@ -77,7 +104,9 @@ class Site:
 
     def close(self) -> None:
         """Give running jobs back to the queue, and close the model and the database."""
-        self.runtime.close(0.0, _GIVE_UP_S)
+        self.runtime.stop_work(0.0, _GIVE_UP_S)
+        self.deliverer.stop()
+        self.runtime.close(0.0, 0.0)
 
     async def in_thread(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """What `function`, which may block for the database or the disk, returns."""

@@ -1,54 +1,16 @@
-"""Uploads in all ways fal's clients know (section 7): at once, by a URL of their own, in parts.
+"""Uploads in all ways fal's clients know (section 7): at once, by a URL of their own, in parts."""
 
-An upload URL is a permission by itself: it names one file, its owner and a deadline under a seal,
-and works without a key. Nothing is stored before the content comes.
-"""
+from typing import Annotated
 
-import time
-from collections.abc import Mapping
-from dataclasses import asdict
-from datetime import UTC, datetime
-from typing import Annotated, Any, TypeVar
+from fastapi import APIRouter, Path, Query, Request, Response
 
-from fastapi import APIRouter, HTTPException, Path, Query, Request, Response
-from pydantic import BaseModel, Field, ValidationError
-
-from ..errors import RequestInvalid
-from ..fal.parts import MAX_PARTS, PartedUpload
+from ..fal.parts import MAX_PARTS
 from ..fal.storage import Reservation
-from ..fal.validation import fal_items
 from . import openapi_uploads as openapi
-from .bodies import arguments_of
-from .callers import TOKEN, Caller, CountedUploader, CountedWho, Holder, Who, is_active
-from .receiving import file_name_of, kept_s, received
+from .callers import CountedUploader, CountedWho, Holder, Who
 from .replies import json_response
 from .site import Site
-
-_FILE, _PARTS = "one file", "file in parts"
-_TOKEN_S, _FILE_S, _PARTS_S = 3600, 3600, 86_400
-"""How long they work: upload tokens, the URL of one upload, one in parts."""
-_MAX_LIST_BYTES = 4 << 20
-Model = TypeVar("Model", bound=BaseModel)
-
-
-class UploadIntent(BaseModel):
-    """What is about to be uploaded."""
-
-    content_type: str = "application/octet-stream"
-    file_name: str | None = None
-
-
-class UploadedPart(BaseModel):
-    """One part as its upload was answered."""
-
-    part_number: int = Field(alias="partNumber", ge=1, le=MAX_PARTS)
-    etag: str = Field(max_length=100)
-
-
-class UploadedParts(BaseModel):
-    """Every part of a file, in any order."""
-
-    parts: list[UploadedPart] = Field(min_length=1, max_length=MAX_PARTS)
+from .uploads import IN_PARTS, ONE_FILE, Uploads, listed, parted
 
 
 def upload_router(site: Site) -> APIRouter:
@@ -89,7 +51,7 @@ def upload_router(site: Site) -> APIRouter:
         request: Request, name: str, holder: Holder, upload: Annotated[str, Query()] = ""
     ) -> Response:
         """The content of a file, at the URL that was given out for it."""
-        facts = await uploads.permitted(_FILE, name, upload, holder)
+        facts = await uploads.permitted(ONE_FILE, name, upload, holder)
         return await uploads.store(request, Reservation(**facts))
 
     @router.put("/files/{name}/multipart/{upload_id}/{number:int}", **openapi.PUT_PART)
@@ -101,121 +63,16 @@ def upload_router(site: Site) -> APIRouter:
         holder: Holder,
     ) -> Response:
         """One part, in any order; its etag comes as header and as JSON."""
-        facts = await uploads.permitted(_PARTS, name, upload_id, holder)
-        etag = await uploads.store_part(request, _parted(facts), number)
+        facts = await uploads.permitted(IN_PARTS, name, upload_id, holder)
+        etag = await uploads.store_part(request, parted(facts), number)
         return json_response({"partNumber": number, "etag": etag}, headers={"etag": f'"{etag}"'})
 
     @router.post("/files/{name}/multipart/{upload_id}/complete", **openapi.COMPLETE)
     async def complete(request: Request, name: str, upload_id: str, holder: Holder) -> Response:
         """Join the parts."""
-        facts = await uploads.permitted(_PARTS, name, upload_id, holder)
-        etags = await _listed(request)
-        stored = await site.on_disk(site.files.parts.join, _parted(facts), etags)
+        facts = await uploads.permitted(IN_PARTS, name, upload_id, holder)
+        etags = await listed(request)
+        stored = await site.on_disk(site.files.parts.join, parted(facts), etags)
         return json_response(uploads.stored(stored.name))
 
     return router
-
-
-class Uploads:
-    """What the routes have in common."""
-
-    def __init__(self, site: Site) -> None:
-        self._site = site
-
-    def token(self, who: Caller) -> dict[str, Any]:
-        deadline = int(time.time()) + _TOKEN_S
-        return {
-            "token": self._site.seal.seal(TOKEN, {"owner": who.owner}, deadline),
-            "token_type": "Bearer",
-            "base_url": f"{self._site.settings.public_url}/cdn",
-            # +00:00 and not Z, which Python's fromisoformat refused before 3.11
-            "expires_at": datetime.fromtimestamp(deadline, UTC).isoformat(),
-        }
-
-    async def intended(self, request: Request, who: Caller) -> Reservation:
-        """A name for what the JSON announces."""
-        intent = _read(UploadIntent, await arguments_of(request))
-        return self._site.files.reserve(
-            intent.content_type, intent.file_name, owner=who.owner, expires_s=kept_s(request)
-        )
-
-    def announced(self, request: Request, who: Caller) -> Reservation:
-        """A name for what the headers announce."""
-        content_type = request.headers.get("content-type", "application/octet-stream")
-        return self._site.files.reserve(
-            content_type, file_name_of(request), owner=who.owner, expires_s=kept_s(request)
-        )
-
-    def one_file(self, reservation: Reservation) -> dict[str, str]:
-        facts = asdict(reservation)
-        sealed = self._site.seal.seal(_FILE, facts, time.time() + _FILE_S)
-        url = self._site.files.url_of(reservation.name)
-        return {"upload_url": f"{url}?upload={sealed}", "file_url": url}
-
-    def in_parts(self, reservation: Reservation) -> tuple[str, str]:
-        """The file's URL, and what its upload is called."""
-        deadline = int(time.time()) + _PARTS_S
-        facts = {**asdict(reservation), "deadline": deadline}
-        url = self._site.files.url_of(reservation.name)
-        return url, self._site.seal.seal(_PARTS, facts, deadline)
-
-    async def permitted(
-        self, purpose: str, name: str, sealed: str, holder: Caller
-    ) -> dict[str, Any]:
-        """What an upload URL says, if it is for this and for this caller; else 404."""
-        facts = self._site.seal.open(purpose, sealed)
-        if facts is None or facts["name"] != name:
-            raise _gone()
-        if self._site.asks_for_keys:
-            owner = facts["owner"]
-            if owner is None or not await is_active(self._site, owner):
-                raise _gone()
-            if holder.owner not in (None, owner):
-                raise _gone()
-        return facts
-
-    async def store(self, request: Request, reservation: Reservation) -> Response:
-        """The body as the file of that name."""
-        storage = self._site.files.storage
-        incoming = storage.incoming(reservation)
-        async with received(self._site, request, incoming):
-            await self._site.on_disk(storage.keep, reservation, incoming)
-        return json_response(self.stored(reservation.name))
-
-    def stored(self, name: str) -> dict[str, str]:
-        """Where it is; clients differ in how they call that."""
-        url = self._site.files.url_of(name)
-        return {"access_url": url, "file_url": url}
-
-    async def store_part(self, request: Request, upload: PartedUpload, number: int) -> str:
-        parts = self._site.files.parts
-        incoming = await self._site.on_disk(parts.incoming, upload)
-        async with received(self._site, request, incoming):
-            return await self._site.on_disk(parts.keep, upload, number, incoming)
-
-
-def _gone() -> HTTPException:
-    return HTTPException(404, "There is no such upload, or its time is over; start another one.")
-
-
-def _parted(facts: Mapping[str, Any]) -> PartedUpload:
-    known = dict(facts)
-    deadline = known.pop("deadline")
-    return PartedUpload(Reservation(**known), deadline)
-
-
-async def _listed(request: Request) -> dict[int, str]:
-    """The etags by number that complete an upload; each number once."""
-    given = _read(UploadedParts, await arguments_of(request, at_most=_MAX_LIST_BYTES))
-    etags = {part.part_number: part.etag.strip('"') for part in given.parts}
-    if len(etags) < len(given.parts):
-        item = {"type": "value_error", "loc": ["body", "parts"], "input": None}
-        raise RequestInvalid([{**item, "msg": "Each partNumber may be listed once"}])
-    return etags
-
-
-def _read(model: type[Model], arguments: Mapping[str, Any]) -> Model:
-    try:
-        return model.model_validate(arguments)
-    except ValidationError as error:
-        raise RequestInvalid(fal_items(error.errors())) from error

@@ -9,7 +9,7 @@ import logging
 from contextlib import suppress
 from dataclasses import dataclass
 from math import prod
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -19,6 +19,9 @@ from ..errors import ContractViolation, DeviceOutOfMemory, SessionError
 from .base import Array, Feed, check_contract
 from .cuda_device import CudaDevice, DeviceBlock, PinnedBlock
 from .tensorrt_library import Execution, TensorRt
+
+if TYPE_CHECKING:
+    import tensorrt_rtx as trt
 
 _PEEK = 4096
 """Bytes compared first: inputs that changed mostly differ in them already."""
@@ -69,7 +72,7 @@ class LoadedEngine:
         self._workspace: DeviceBlock | None = None
         self._graph: Any = None
         self._kept = self._capturable = False
-        self._engine: Any = library.deserialised(plan, self.component)
+        self._engine: trt.ICudaEngine | None = library.deserialised(plan, self.component)
         self._execution: Execution | None = None
         try:
             self._weights = plan.nbytes
@@ -124,7 +127,7 @@ class LoadedEngine:
 
     def _bind(self, contract: Contract) -> None:
         """Allocate every tensor and tell the context its shape and address."""
-        if self._execution is None:
+        if self._engine is None or self._execution is None:
             raise self._library.failure("preparing", self.component, self.activation_bytes)
         inputs, outputs = self._library.inputs_and_outputs(self._engine)
         check_contract(self.component, contract, inputs, outputs)
@@ -206,7 +209,7 @@ class LoadedEngine:
             self._device.discard(graph)
 
     @property
-    def _context(self) -> Any:
+    def _context(self) -> "trt.IExecutionContext":
         if self._execution is None:
             raise SessionError(f"{self.component} is closed; open a new Inpainter")
         return self._execution.context

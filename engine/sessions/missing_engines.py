@@ -5,6 +5,7 @@ does not.
 """
 
 import logging
+import re
 import shlex
 import subprocess
 import sys
@@ -25,10 +26,13 @@ def build_missing(
     """Run the command that an EngineNotBuilt error names; raises BuildFailed with its words."""
     command = store.build_command(component, sizes, runtime)
     logger.warning("building engines, which takes minutes: %s", command)
-    words = [sys.executable, "-m", "lightfill", *shlex.split(command)[1:]]
+    # -P: a directory of that name where the program was started is not this package.
+    words = [sys.executable, "-P", "-m", "lightfill", *shlex.split(command)[1:]]
     ran = subprocess.run(words, capture_output=True, text=True, check=False)  # noqa: S603
     if ran.returncode:
-        said = (ran.stderr or ran.stdout).strip()[-_SHOWN:]
+        said = (ran.stderr or ran.stdout).strip()
+        error = re.search(r"^error: .*", said, re.DOTALL | re.MULTILINE)
+        said = (error[0] if error else said)[-_SHOWN:]
         raise BuildFailed(
             f"engines that were missing could not be built ({said or ran.returncode}); run "
             f"`{command}` to see all of it"

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import cache
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from platformdirs import user_cache_path
@@ -24,6 +24,9 @@ from ..errors import DeviceUnavailable, EngineStale, SessionError
 from ..gpus import Gpu
 from .base import TensorSpec
 from .cuda_device import describe_gpu, out_of_memory
+
+if TYPE_CHECKING:
+    import tensorrt_rtx as trt  # has every name of the other: tests/support/stubs
 
 MODULES: dict[Flavour, str] = {"tensorrt": "tensorrt", "rtx": "tensorrt_rtx"}
 Specs = dict[str, TensorSpec]
@@ -40,7 +43,7 @@ class Execution:
     cache: its runtime cache, or None where there is no such thing.
     """
 
-    context: Any
+    context: "trt.IExecutionContext"
     captures_itself: bool
     cache: "RuntimeCache | None"
 
@@ -50,7 +53,8 @@ def runtime_here(flavour: Flavour, index: int) -> Runtime:
     module = _module(flavour)
     gpu = describe_gpu(index)
     _check_supported(module, gpu)
-    return Runtime(flavour, str(module.__version__), gpu.target, gpu.name)
+    version = str(module.__version__)
+    return Runtime(flavour, version, gpu.target, gpu.name, device_index=index)
 
 
 class TensorRt:
@@ -60,9 +64,9 @@ class TensorRt:
         self._module = _module(flavour)
         self._gpu = gpu
         self._log = _log(self._module)
-        self._runtime = self._module.Runtime(self._log)
+        self._runtime: trt.Runtime = self._module.Runtime(self._log)
 
-    def deserialised(self, plan: memoryview, component: str) -> Any:
+    def deserialised(self, plan: memoryview, component: str) -> "trt.ICudaEngine":
         """The engine of a plan, its weights on the GPU.
 
         Raises EngineStale for one TensorRT refuses before it loads it, DeviceOutOfMemory, or
@@ -76,7 +80,7 @@ class TensorRt:
             raise self.failure("loading", component, plan.nbytes)
         return engine
 
-    def execution(self, engine: Any, plan_sha256: str) -> Execution | None:
+    def execution(self, engine: "trt.ICudaEngine", plan_sha256: str) -> Execution | None:
         """A context that is given its device memory, with what TensorRT-RTX offers beside.
 
         None if TensorRT makes none; `failure` says why.
@@ -94,7 +98,7 @@ class TensorRt:
         return None if context is None else Execution(context, captures_itself, cached)
 
     def inputs_and_outputs(
-        self, engine: Any
+        self, engine: "trt.ICudaEngine"
     ) -> tuple[dict[str, TensorSpec], dict[str, TensorSpec]]:
         """Every input and every output, their sizes fixed."""
         inputs: Specs = {}
@@ -150,13 +154,13 @@ class RuntimeCache:
     A file that does not fit, or a directory that cannot be written, only costs that time again.
     """
 
-    def __init__(self, cache: Any, path: Path) -> None:
+    def __init__(self, cache: "trt.IRuntimeCache", path: Path) -> None:
         self._cache = cache
         self._path = path
         self._on_disk = 0
 
     @classmethod
-    def of(cls, config: Any, path: Path) -> "RuntimeCache":
+    def of(cls, config: "trt.IRuntimeConfig", path: Path) -> "RuntimeCache":
         """A cache made by `config` and set in it, filled from `path` where that fits."""
         found = cls(config.create_runtime_cache(), path)
         with suppress(OSError):

@@ -162,7 +162,7 @@ def found_node(search: str, packages: Path, *, is_required: bool) -> Node:
 @pytest.fixture(scope="session")
 def node() -> Node:
     """node with fal's clients."""
-    is_required = os.environ.get("LIGHTFILL_REQUIRE_NODE") == "1"
+    is_required = os.environ.get("TESTS_REQUIRE_NODE") == "1"
     return found_node(os.environ["PATH"], HERE / "node_modules", is_required=is_required)
 
 

@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
+from lightfill.engine.canvas import Canvas, Window
 from lightfill.engine.denoise import (
     Blend,
     Known,
@@ -18,6 +19,7 @@ from lightfill.engine.denoise import (
     starting_latents,
 )
 from lightfill.engine.errors import Cancelled
+from lightfill.engine.preview import Previewer
 from lightfill.engine.sessions import Session, TensorSpec
 from lightfill.engine.text import Conditioning
 from lightfill.scheduler import (
@@ -193,6 +195,13 @@ def test_every_call_is_reported_with_its_estimate_and_seconds() -> None:
     np.testing.assert_allclose(last_estimate[painted], result[painted], atol=1e-5)
 
 
+def unseen() -> Previewer:
+    """For callbacks that ask for no preview."""
+    window, clean = Window(0, 0, 16, 16), np.zeros((1, 4, 2, 2), np.float32)
+    pixels = np.zeros((16, 16, 3), np.uint8)
+    return Previewer(Canvas(pixels, pixels[..., 0] > 0, window, window), clean)
+
+
 def cancel_at(step: int) -> Callable[[Progress], bool | None]:
     return lambda progress: False if progress.step == step else None
 
@@ -200,7 +209,7 @@ def cancel_at(step: int) -> Callable[[Progress], bool | None]:
 def test_callback_returning_false_cancels_between_steps() -> None:
     known, schedule, unet = random_known(half_mask()), trailing_schedule(4), FakeUNet()
     durations: list[float] = []
-    report = reporter(cancel_at(2), 4, durations)
+    report = reporter(cancel_at(2), 4, durations, unseen())
     with pytest.raises(Cancelled, match="after step 2 of 4"):
         denoise(unet, known.noise, known, schedule, CONDITIONING, on_step=report)
     assert len(unet.feeds) == len(durations) == 2
@@ -214,7 +223,7 @@ def test_callback_returning_anything_else_goes_on(answer: object) -> None:
         seen.append(progress)
         return answer
 
-    report = reporter(on_step, 2, [])
+    report = reporter(on_step, 2, [], unseen())
     estimate = np.zeros((1, 4, 2, 2), np.float32)
     report(estimate, 0.1)
     report(estimate, 0.2)
@@ -224,5 +233,5 @@ def test_callback_returning_anything_else_goes_on(answer: object) -> None:
 
 def test_without_a_callback_seconds_are_still_kept() -> None:
     durations: list[float] = []
-    reporter(None, 1, durations)(np.zeros(1, np.float32), 0.25)
+    reporter(None, 1, durations, unseen())(np.zeros(1, np.float32), 0.25)
     assert durations == [0.25]

@@ -178,6 +178,28 @@ def for_another_gpu(bench: Bench) -> None:
     bench.machine.capability = (12, 0)
 
 
+def of_another_version(bench: Bench) -> None:
+    rebuilt(bench, version="1.6.0.1")
+
+
+def of_another_graph(bench: Bench) -> None:
+    rebuilt(bench, graph_sha256="0" * 64)
+
+
+def unreadable(bench: Bench) -> None:
+    rebuilt(bench, content=b"no plan")
+
+
+def rebuilt(bench: Bench, **changes: Any) -> None:
+    for path in bench.store.root.rglob("unet*"):
+        path.unlink()
+    bench.build("unet", 64, **changes)
+
+
+def failing(bench: Bench) -> None:
+    bench.machine.failing = "unet"
+
+
 def without_memory(bench: Bench) -> None:
     bench.machine.capacity = 100
 
@@ -186,19 +208,49 @@ def without_a_gpu(bench: Bench) -> None:
     bench.machine.gpus = 0
 
 
+def without_tensorrt(bench: Bench) -> None:
+    for name in ("tensorrt", "tensorrt_rtx"):
+        sys.modules[name] = None  # type: ignore[assignment] # the bench's own patch puts it back
+
+
+def without_cuda_python(bench: Bench) -> None:
+    sys.modules["cuda.bindings.runtime"] = None  # type: ignore[assignment]
+
+
 @pytest.mark.parametrize(
     ("harm", "options", "status", "words"),
     [
         (None, ["--image-size", "96x64"], 1, "for 96x64 (built: 64x64); build it with `lightfill"),
         (damage, [], 1, "not as recorded; delete it with `lightfill engines"),
         (for_another_gpu, [], 1, "cannot be used: built for sm89"),
+        (of_another_version, [], 1, "cannot be used: built by TensorRT 1.6.0.1, installed is "),
+        (of_another_graph, [], 1, "cannot be used: the bundle's unet has changed since it was bu"),
+        (unreadable, [], 1, "TensorRT failed while loading unet: "),
+        (failing, [], 1, "TensorRT failed while running unet: "),
+        (without_tensorrt, [], 1, " is not installed (import of tensorrt"),
+        (without_cuda_python, [], 1, "cuda-python is not installed ("),
         (without_memory, [], 1, "has no 65536 bytes of GPU memory left for text_encoder; close"),
         (without_a_gpu, [], 1, "no NVIDIA GPU can be used here (simulated: cudaErrorNoDevice)"),
         (None, ["--low-memory"], 2, "set vram_budget_bytes instead"),
         (None, ["--vram-budget", "0"], 2, "vram_budget: must be from 0.001"),
         (None, ["--vram-budget", "0.001"], 1, "within the budget; close other programs"),
     ],
-    ids=["size", "damaged", "GPU", "memory", "no GPU", "low memory", "no budget", "budget"],
+    ids=[
+        "size",
+        "damaged",
+        "GPU",
+        "version",
+        "graph",
+        "unreadable",
+        "failing",
+        "no TensorRT",
+        "no cuda-python",
+        "memory",
+        "no GPU",
+        "low memory",
+        "no budget",
+        "budget",
+    ],
 )
 def test_errors_end_the_command_with_one_sentence_and_a_status(
     bench: Bench,

@@ -2,15 +2,17 @@
 
 import ctypes
 import json
+import os
 import re
 import shutil
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
-from engine_bundles import VERSION, Pretending, copied_demo, key_of, put
+from engine_bundles import VERSION, Pretending, copied_demo, key_of, put, request_of
 from rich.console import Console
 
 from lightfill.engine import cli, gpus
@@ -19,9 +21,11 @@ from lightfill.engine.engine_store import EngineStore
 from lightfill.engine.errors import BuildFailed, Cancelled
 from lightfill.engine.gpus import Gpu, local_gpu, local_runtimes
 from lightfill.export import build_command, engine_listing, engine_process, engine_targets, engines
+from lightfill.export.engine_lock import engine_lock
 from lightfill.export.engine_order import Order
 from lightfill.export.engine_phases import Phases
 from lightfill.export.engine_process import Builders
+from lightfill.export.engines import planned
 
 L4 = Gpu("sm89", "NVIDIA L4")
 H100 = Gpu("sm90", "NVIDIA H100 80GB HBM3")
@@ -63,12 +67,16 @@ class Machine:
     def __init__(self, patch: pytest.MonkeyPatch) -> None:
         self.installed: dict[str, str] = {"rtx": VERSION}
         self.gpu: Gpu | None = None
+        self.second: Gpu | None = None
         for module in (engine_targets, engine_listing, gpus):
             patch.setattr(module, "installed_version", self._version)
-            patch.setattr(module, "local_gpu", lambda *_: self.gpu)
+            patch.setattr(module, "local_gpu", self._gpu)
 
     def _version(self, flavour: str) -> str | None:
         return self.installed.get(flavour)
+
+    def _gpu(self, index: int = 0) -> Gpu | None:
+        return (self.gpu, self.second, None)[min(index, 2)]
 
 
 @pytest.fixture
@@ -173,6 +181,49 @@ def test_tensorrt_builds_for_the_gpu_that_is_here(
     }
 
 
+def test_another_gpu_of_this_machine_is_built_on_and_for(
+    run: Run, bundle: Bundle, machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    built_on = []
+
+    def building(self: Builders, order: Order, on_phase: Any) -> Any:
+        environment = engine_process.environment_with(self._device_index)
+        built_on.append((order.key.targets, environment.get("CUDA_VISIBLE_DEVICES")))
+        return Pretending().run(order, on_phase)
+
+    monkeypatch.setattr(Builders, "run", building)
+    machine.installed, machine.gpu, machine.second = {"tensorrt": "11.4.0.106"}, L4, H100
+    assert run("build", bundle.root, *SIZE, "--device-index", 1).status == 0
+    assert set(built_on) == {(("sm90 NVIDIA H100 80GB HBM3",), "1")}
+    assert set(verdicts(run, EngineStore.of(bundle)).values()) == {None}
+    machine.second = None
+    ran = run("build", bundle.root, *SIZE, "--device-index", 1)
+    assert (ran.status, ran.err) == (
+        2, "error: device_index: this machine has no GPU 1; leave it out\n",
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("visible", "index", "first"),
+    [
+        (None, 0, None),
+        (None, 2, "2"),
+        ("3,1", 0, "3,1"),
+        ("3, 1", 1, "1"),
+        ("GPU-a,GPU-b", 1, "GPU-b"),
+    ],
+)
+def test_the_gpu_that_is_built_on_is_the_first_that_its_builder_sees(
+    bundle: Bundle, visible: str | None, index: int, first: str | None,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if visible is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    says = "import os, sys; sys.exit(str(os.environ.get('CUDA_VISIBLE_DEVICES')))"
+    assert f"(exit status 1: {first})" in death_of(says, bundle, monkeypatch, index)
+
+
 RTX, BOTH, NEITHER = {"rtx": VERSION}, {"rtx": VERSION, "tensorrt": "11.4.0.106"}, dict[str, str]()
 WRONG: list[tuple[Any, Gpu | None, tuple[Any, ...], int, str]] = [
     (RTX, None, (), 2, "image_size: name the sizes to build, as --image-size square_hd, or pass "),
@@ -274,6 +325,15 @@ def test_too_little_room_ends_with_status_1(
     assert " has 0.10 GB free; free some, build fewer sizes" in ran.err
 
 
+def test_a_store_that_cannot_be_written_ends_with_status_1(
+    run: Run, bundle: Bundle, machine: Machine, builders: Pretending, tmp_path: Path
+) -> None:
+    (tmp_path / "file").touch()
+    ran = run("build", bundle.root, *FOR_L4, "--engines", tmp_path / "file" / "engines")
+    assert ran.status == 1
+    assert "cannot be written; choose another directory with --engines DIR" in ran.err
+
+
 def test_a_build_that_fails_ends_with_status_1_and_the_engines_name(
     run: Run, bundle: Bundle, machine: Machine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -286,27 +346,43 @@ def test_a_build_that_fails_ends_with_status_1_and_the_engines_name(
     assert ran.err.splitlines()[-1] == "error: text_encoder sm89: no [kernel]; report this"
 
 
-def test_ctrl_c_ends_with_status_130(
+def test_ctrl_c_ends_with_status_130_and_says_how_to_go_on(
     run: Run, bundle: Bundle, machine: Machine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def interrupted(*_: object) -> None:
         raise KeyboardInterrupt
 
     monkeypatch.setattr(build_command, "build_engines", interrupted)
-    assert run("build", bundle.root, *FOR_L4).status == 130
+    ran = run("build", bundle.root, *FOR_L4)
+    assert ran.status == 130
+    assert "engines that were finished stay; the same command goes on" in ran.err
 
 
-def test_bars_are_drawn_on_a_terminal(
-    bundle: Bundle, machine: Machine, builders: Pretending
+def test_off_a_terminal_every_engine_has_a_line_when_its_build_begins(
+    run: Run, bundle: Bundle, machine: Machine, builders: Pretending
 ) -> None:
-    screen = Console(force_terminal=True, width=200, record=True)
-    build_command.build_from_command_line(
-        bundle=bundle.root, sizes=[(64, 64)], steps=None, batch=[1], device=None, gpu="sm89",
-        optimization_level=None, workspace=None, jobs=1, engines=None, dry_run=False, screen=screen,
-    )  # fmt: skip
-    text = screen.export_text()
-    assert "Building engine" in text or "built" in text
-    assert "unet 64x64 sm89" in text
+    said = run("build", bundle.root, *FOR_L4).err.splitlines()
+    assert said[:5] == [
+        f"building {name} sm89"
+        for name in ("text_encoder", "text_encoder_2", "vae_encoder 512x512",
+                     "vae_decoder 512x512", "unet 512x512")
+    ]  # fmt: skip
+    assert "building" not in run("build", bundle.root, *FOR_L4).err
+
+
+def test_a_bar_on_a_terminal_shows_engine_phase_and_how_far_it_is(
+    bundle: Bundle, machine: Machine
+) -> None:
+    screen = Console(force_terminal=True, width=100, record=True, color_system=None)
+    (engine,) = planned(request_of(bundle))
+    progress = build_command._Screen(screen)
+    with progress:
+        progress.begin(engine)
+        for done in (0.25, 0.75):
+            progress.phase(engine, "Building engine", done)
+            progress._bars.refresh()
+    drawn = re.findall("text_encoder sm89 (\u2501*) +[0-9:]+ Building engine", screen.export_text())
+    assert {len(bar) for bar in drawn} == {10, 30}  # of 40
 
 
 # lightfill engines
@@ -393,6 +469,66 @@ def test_pruning_removes_what_nothing_can_use_and_keeps_what_other_machines_can(
     assert "removed 0 engines, 0.0 MB" in run("engines", store.bundle.root, "--prune").out
 
 
+def test_pruning_reads_plans_that_were_checked_before_too(
+    run: Run, bundle: Bundle, machine: Machine
+) -> None:
+    """A disk that goes bad changes no time of modification, by which loading goes."""
+    store = EngineStore.of(bundle)
+    plan = put(store, key_of(bundle), b"good plan")
+    (engine,) = store.listed()
+    store.read(engine)
+    times = plan.stat()
+    with plan.open("r+b") as file:
+        file.write(b"evil")
+    os.utime(plan, ns=(times.st_atime_ns, times.st_mtime_ns))
+    store.read(engine)
+    assert "removed 1 engine, " in run("engines", bundle.root, "--prune").out
+    assert not plan.exists()
+
+
+def test_pruning_leaves_what_another_process_is_building(
+    run: Run, bundle: Bundle, machine: Machine
+) -> None:
+    """Between a plan's and its record's taking their places it looks like one left unfinished."""
+    store = EngineStore.of(bundle)
+    plan = put(store, key_of(bundle))
+    record = plan.with_suffix(".json").rename(plan.with_name(".record.partial"))
+    with engine_lock(plan, store.root, threading.Event(), lambda: None):
+        assert "removed 0 engines" in run("engines", bundle.root, "--prune").out
+        record.rename(plan.with_suffix(".json"))
+    assert [engine.problem for engine in store.listed()] == [None]
+    assert not list(store.root.rglob(".*"))
+
+
+def test_pruning_without_filelock_says_what_to_install_and_listing_needs_none(
+    run: Run, store: EngineStore, machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A machine that only runs engines has `lightfill[rtx]`, and not what builds."""
+    monkeypatch.setattr(engine_targets, "find_spec", lambda _: None)
+    monkeypatch.setitem(sys.modules, "filelock", None)
+    monkeypatch.delitem(sys.modules, "lightfill.export.engine_lock", raising=False)
+    assert run("engines", store.bundle.root).status == 0
+    ran = run("engines", store.bundle.root, "--prune")
+    assert ran.status == 1
+    assert ran.err == "error: pruning needs filelock; `pip install 'lightfill[build]'`\n"
+
+
+def test_what_cannot_be_removed_is_one_sentence_and_a_status(
+    run: Run, store: EngineStore, machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def denied(path: Path, missing_ok: bool = False) -> None:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, "unlink", denied)
+    ran = run("engines", store.bundle.root, "--prune")
+    assert ran.status == 1
+    assert re.fullmatch(
+        r"error: \S+/engines/\S+ cannot be removed \(Permission denied\); run the command as a "
+        r"user who may write there\n",
+        ran.err,
+    )
+
+
 def test_pruning_everything_removes_the_directory(run: Run, bundle: Bundle) -> None:
     put(EngineStore.of(bundle), key_of(bundle)).unlink()
     pruned = json.loads(run("engines", bundle.root, "--prune", "--json").out)
@@ -413,10 +549,12 @@ def test_engines_elsewhere_are_listed_there(run: Run, bundle: Bundle, tmp_path: 
 ORDER: dict[str, Any] = {"role": "unet", "graph": Path("x.onnx"), "plan": Path("x.plan")}
 
 
-def death_of(program: str, bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> str:
+def death_of(
+    program: str, bundle: Bundle, monkeypatch: pytest.MonkeyPatch, device_index: int = 0
+) -> str:
     monkeypatch.setattr(engine_process, "_COMMAND", [sys.executable, "-c", program])
     with pytest.raises(BuildFailed) as raised:
-        Builders().run(Order(key=key_of(bundle), **ORDER), lambda *_: None)
+        Builders(device_index).run(Order(key=key_of(bundle), **ORDER), lambda *_: None)
     return str(raised.value)
 
 

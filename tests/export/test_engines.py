@@ -3,6 +3,7 @@
 The builders here pretend: tests/export/test_engine_builds.py has real ones.
 """
 
+import contextlib
 import os
 import shutil
 import signal
@@ -24,7 +25,7 @@ from lightfill.engine.errors import BuildFailed, Cancelled, ComponentMissing
 from lightfill.engine.manifest import FileEntry
 from lightfill.engine.request import IMAGE_SIZES
 from lightfill.export import engine_process, engines
-from lightfill.export.engine_lock import engine_lock, partial_path, sweep
+from lightfill.export.engine_lock import engine_lock, partial_path, sweep, unless_built
 from lightfill.export.engine_order import Order
 from lightfill.export.engine_progress import BuildProgress, EngineReport, PlannedEngine
 from lightfill.export.engines import BuildRequest, build_engines, planned
@@ -345,6 +346,32 @@ def test_who_waits_for_another_builder_can_be_stopped(request_: BuildRequest) ->
 
         with pytest.raises(Cancelled, match="run the command again"):
             wait()
+    assert not root.exists()
+
+
+@pytest.mark.skipif(os.name != "posix", reason="Windows removes no file that is open")
+def test_a_lock_on_a_file_that_was_removed_meanwhile_is_not_taken_for_one(
+    request_: BuildRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who waits may have opened the file when the builder before removes it: another lock."""
+    (engine,) = planned(request_)
+    root, never = request_.store.root, threading.Event()
+    before = contextlib.ExitStack()
+    before.enter_context(engine_lock(engine.plan, root, never, lambda: None))
+    opened = os.open
+
+    def opened_too_early(path: Any, *arguments: Any, **options: Any) -> int:
+        descriptor = opened(path, *arguments, **options)
+        if str(path).endswith(".lock"):
+            before.close()
+        return descriptor
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "open", opened_too_early)
+        mine = contextlib.ExitStack()
+        mine.enter_context(engine_lock(engine.plan, root, never, lambda: None))
+    with mine, unless_built(engine.plan, root) as free:
+        assert not free
     assert not root.exists()
 
 

@@ -1,6 +1,7 @@
 """Requests in fal's words, small enough for the embedded model, and what they answer with."""
 
 import base64
+from collections.abc import Mapping
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -55,9 +56,11 @@ class Log(list[str]):
     def __init__(self, limit: int | None = None) -> None:
         super().__init__()
         self._limit = limit
+        self.labels: list[dict[str, str]] = []
 
-    def __call__(self, message: str) -> None:
+    def __call__(self, message: str, labels: Mapping[str, str] | None = None) -> None:
         self.append(message)
+        self.labels.append(dict(labels or {}))
 
     def cancelled(self) -> bool:
         return self._limit is not None and len(self) >= self._limit

@@ -15,22 +15,25 @@ from lightfill.engine.pipeline import Inpainter
 
 @dataclass(frozen=True)
 class KeyedServer(RunningServer):
-    """`mine` and `yours` are keys, `nobody` calls without one."""
+    """`mine` and `yours` are keys, `nobody` calls without one.
+
+    There is no TLS to verify: loading certificates takes longer than most tests.
+    """
 
     mine: str
     yours: str
 
     @property
     def me(self) -> httpx2.Client:
-        return self.client(self.mine)
+        return self.client(self.mine, verify=False)
 
     @property
     def you(self) -> httpx2.Client:
-        return self.client(self.yours)
+        return self.client(self.yours, verify=False)
 
     @property
     def nobody(self) -> httpx2.Client:
-        return self.client()
+        return self.client(verify=False)
 
     @property
     def files(self) -> list[Path]:

@@ -81,9 +81,9 @@ def test_presets_are_the_published_ones() -> None:
 
 def test_extensions_are_in_the_subclass_only_and_change_nothing_by_default() -> None:
     added = set(schema.LightfillInput.model_fields) - set(schema.InpaintingInput.model_fields)
-    assert added == {"loras", "mask_crop_padding", "fit", "feather"}
+    assert added == {"loras", "mask_crop_padding", "fit", "feather", "preview"}
     request = validated(NEEDED)
-    assert (request.loras, request.mask_crop_padding) == ([], None)
+    assert (request.loras, request.mask_crop_padding, request.preview) == ([], None, False)
 
 
 def test_the_documentations_example_and_its_defaults() -> None:

@@ -46,7 +46,7 @@ class ScriptedEndpoint:
             raise InvalidInput("mask_url", "is not there; pass one")
         if prompt == "break":
             raise RuntimeError("secret")
-        on_log("step 1/2")
+        on_log("step 1/2", {"colour": "red"})
         while prompt == "wait" and not self.gate.wait(0.01):
             if cancelled():
                 raise Cancelled("cancelled")

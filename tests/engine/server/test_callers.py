@@ -284,3 +284,22 @@ def test_two_servers_on_one_database_know_the_same_keys_and_upload_urls(
         path = url.removeprefix(keyed_server.origin)
         assert there.put(path, content=b"abc").status_code == 200
         assert here.get(path.partition("?")[0]).content == b"abc"
+
+
+def test_the_document_says_what_needs_a_key(
+    keyed_server: KeyedServer, server: RunningServer
+) -> None:
+    with keyed_server.nobody as nobody, server.client() as client:
+        asking, open_to_all = (each.get("/openapi.json").json() for each in (nobody, client))
+    needs = {
+        f"{method} {path}": operation.get("security", [])
+        for path, operations in asking["paths"].items()
+        for method, operation in operations.items()
+    }
+    key: list[dict[str, list[str]]] = [{"apiKeyAuth": []}]
+    assert needs[f"post /queue/{ENDPOINT}"] == key
+    assert needs["post /cdn/files/upload"] == key
+    assert needs["get /files/{name}"] == [{}, *key], "it may be shown"
+    assert needs["get /health"] == []
+    operations = [each for path in open_to_all["paths"].values() for each in path.values()]
+    assert not any("security" in each for each in operations)

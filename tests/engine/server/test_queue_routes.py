@@ -102,8 +102,9 @@ def test_the_stream_tells_every_state_and_each_log_once(
                     if any(log["message"] == "step 1/2" for log in events[-1]["logs"] or []):
                         scripted.gate.set()
         assert events[-1]["status"] == "COMPLETED"
-        told = [log["message"] for event in events for log in event["logs"] or []]
-        assert told == ["step 1/2", "step 2/2"]
+        told = [log for event in events for log in event["logs"] or []]
+        assert [log["message"] for log in told] == ["step 1/2", "step 2/2"]
+        assert [log["labels"] for log in told] == [{"colour": "red"}, {}]
 
 
 @pytest.mark.parametrize(
@@ -113,6 +114,8 @@ def test_the_stream_tells_every_state_and_each_log_once(
         ("GET", "/requests/unknown/status/stream", 404), ("PUT", "/requests/unknown/cancel", 404),
         ("POST", "/another", 404), ("DELETE", "/requests/unknown", 405),
         ("GET", "/requests/unknown/status?logs=perhaps", 422),
+        ("GET", "/requests/%C3%99%0D%0A%00/status", 404),
+        ("PUT", "/requests/%ED%A0%80/cancel", 404),
     ],
 )  # fmt: skip
 def test_what_is_not_there(server: RunningServer, method: str, path: str, status: int) -> None:

@@ -2,7 +2,8 @@
 
 TensorRT's names must be common to tensorrt 10.13, 10.16 and 11.4 and tensorrt_rtx 1.7
 (tests/support/tensorrt-common-api.json), or be on the list below, behind a `hasattr`. The wheels
-ship no type information for these modules (no py.typed, and no stubs), so this is what checks them.
+ship no type information (no py.typed, and no stubs): `make check` has mypy hold our calls against
+tests/support/stubs, and the tests here hold those against the real wheel.
 """
 
 import ast
@@ -18,17 +19,16 @@ from simulated_gpu import Bench, feed_of
 from simulated_gpu import tensorrt as simulated
 from simulated_gpu.cuda import Cuda
 from simulated_gpu.machine import Machine
+from tensorrt_names import BUILDS, ROOT, RUNS, SIMULATED, overridden, used_of_tensorrt
 
-from lightfill.engine import sessions
 from lightfill.engine.engine_key import installed_version
 from lightfill.engine.errors import EngineStale, LightfillError, SessionError
 from lightfill.engine.gpus import Gpu
 from lightfill.engine.sessions.tensorrt_library import TensorRt
+from lightfill.export import engine_network
 
-ROOT = Path(sessions.__file__).parent
-COMMON: dict[str, list[str]] = json.loads(
-    (Path(__file__).parents[2] / "support" / "tensorrt-common-api.json").read_text("utf-8")
-)
+SUPPORT = Path(__file__).parents[2] / "support"
+COMMON: dict[str, list[str]] = json.loads((SUPPORT / "tensorrt-common-api.json").read_text("utf-8"))
 RTX_ONLY = {
     "get_engine_validity": {
         ("Runtime", "get_engine_validity"),
@@ -48,58 +48,48 @@ RTX_ONLY = {
     "ComputeCapability": {("ComputeCapability", "__members__")},
 }
 """What only TensorRT-RTX has, by the name that `hasattr` asks for."""
-TYPES = {
-    "config": "IRuntimeConfig",
-    "engine": "ICudaEngine",
-    "self._engine": "ICudaEngine",
-    "self._context": "IExecutionContext",
-    "self._runtime": "Runtime",
-    "self._cache": "IRuntimeCache",
-    "found._cache": "IRuntimeCache",
-    "strategies": "ExecutionContextAllocationStrategy",
-    "compiled": "IHostMemory",
-}
-"""Which of TensorRT's types an expression of our modules has."""
-MODULES = {"self._module", "module"}
-SIMULATED = {"RtxRuntime": "Runtime", "RtxRuntimeConfig": "IRuntimeConfig"}
-"""Names of the simulation's classes, where they are not the real ones."""
-
-
-def used_of_tensorrt() -> set[tuple[str, str]]:
-    """(type, member) of every use of TensorRT in our modules, types of the module included."""
-    found = set()
-    for file in ("tensorrt_library.py", "loaded_engine.py"):
-        for node in ast.walk(ast.parse((ROOT / file).read_text("utf-8"))):
-            if not isinstance(node, ast.Attribute) or node.attr in {"__version__", "__init__"}:
-                continue
-            owner = ast.unparse(node.value)
-            if owner in TYPES:
-                found.add((TYPES[owner], node.attr))
-            elif owner in MODULES:
-                found.add(("module", node.attr))
-            elif owner.rpartition(".")[0] in MODULES:
-                found.add((owner.rpartition(".")[2], node.attr))
-    return found
 
 
 def is_common(owner: str, member: str) -> bool:
     return member in COMMON if owner == "module" else member in COMMON.get(owner, ())
 
 
-def test_every_tensorrt_name_is_common_or_asked_for() -> None:
-    used = used_of_tensorrt()
+def test_every_tensorrt_name_of_what_runs_is_common_or_asked_for() -> None:
+    used = used_of_tensorrt(*RUNS) | overridden(RUNS[0], "ILogger")
     guarded = set().union(*RTX_ONLY.values())
     extra = {pair for pair in used if not is_common(*pair)}
     types = {("module", owner) for owner, _ in guarded if owner not in COMMON}
-    types -= {("module", "IRuntimeCache")}  # made by a config, never named
     assert extra == guarded | types
     assert len(used) > 25  # the walk still sees what there is
+
+
+def test_every_tensorrt_name_of_what_builds_is_common() -> None:
+    monitor = overridden(BUILDS[0], "IProgressMonitor")
+    assert {name for _, name in monitor} == {"phase_start", "step_complete", "phase_finish"}
+    used = used_of_tensorrt(*BUILDS) | monitor
+    assert {pair for pair in used if not is_common(*pair)} == set()
+    assert {
+        ("BuilderFlag", "TF32"), ("IBuilderConfig", "clear_flag"), ("ILayer", "get_output"),
+        ("INetworkDefinition", "num_layers"), ("ITensor", "shape"), ("MemoryPoolType", "WORKSPACE"),
+        ("ProfilingVerbosity", "DETAILED"),
+    } <= used  # fmt: skip
+
+
+def test_kinds_and_types_of_layers_are_tensorrts_own_names() -> None:
+    """A name that was misspelt would let float32 pass in silence."""
+    assert set(COMMON["LayerType"]) >= engine_network._MATRICES
+    assert set(COMMON["DataType"]) >= engine_network._FLOATS
+    assert set(COMMON["DataType"]) >= set(engine_network._ELEMENTS.values())
+    trt = pytest.importorskip("tensorrt_rtx")
+    attention = [name for name in trt.LayerType.__members__ if "ATTENTION" in name]
+    assert attention
+    assert all(name.startswith(engine_network._ATTENTION) for name in attention)
 
 
 def test_every_name_that_only_rtx_has_stands_behind_a_hasattr() -> None:
     asked = {
         node.args[1].value
-        for node in ast.walk(ast.parse((ROOT / "tensorrt_library.py").read_text("utf-8")))
+        for node in ast.walk(ast.parse((ROOT / RUNS[0]).read_text("utf-8")))
         if isinstance(node, ast.Call)
         and ast.unparse(node.func) == "hasattr"
         and isinstance(node.args[1], ast.Constant)
@@ -109,7 +99,7 @@ def test_every_name_that_only_rtx_has_stands_behind_a_hasattr() -> None:
 
 def test_the_real_wheel_has_every_name() -> None:
     trt = pytest.importorskip("tensorrt_rtx")
-    for owner, member in used_of_tensorrt():
+    for owner, member in used_of_tensorrt(*RUNS, *BUILDS):
         place = trt if owner == "module" else getattr(trt, owner)
         assert hasattr(place, member), (owner, member)
 
@@ -128,20 +118,20 @@ def test_what_runs_touches_what_was_read_in_the_source(
     with pytest.raises(SessionError):
         bench.open("vae_decoder").run(feed_of("vae_decoder"))
     package = "tensorrt_rtx" if bench.flavour == "rtx" else "tensorrt"
-    names = SIMULATED | {package: "module"}
+    names = {**SIMULATED, package: "module"}
     touched = {
         (names.get(owner, owner), name)
         for owner, name in bench.machine.touched
         if owner != "cuda.bindings.runtime"
     }
-    assert touched <= used_of_tensorrt()
+    assert touched <= used_of_tensorrt(*RUNS)
     if bench.flavour == "tensorrt":
         assert all(is_common(*pair) for pair in touched)
 
 
 def cuda_names() -> set[str]:
     """Every name of the CUDA runtime in our module, those called by name included."""
-    tree = ast.parse((ROOT / "cuda_device.py").read_text("utf-8"))
+    tree = ast.parse((ROOT / "engine/sessions/cuda_device.py").read_text("utf-8"))
     names = {node.attr for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
     names |= {node.value for node in ast.walk(tree) if isinstance(node, ast.Constant)}
     return {name for name in names if isinstance(name, str) and re.fullmatch("cuda[A-Z]\\w+", name)}
@@ -154,7 +144,10 @@ def test_the_real_cuda_bindings_have_every_name() -> None:
     assert {"cudaMalloc", "cudaGraphLaunch", "cudaErrorMemoryAllocation", "cudaError_t"} <= used
     for name in used:
         assert any(hasattr(place, name) for place in (runtime, *enums)), name
-    assert {"name", "major", "minor"} <= set(dir(runtime.cudaDeviceProp))
+    properties = runtime.cudaDeviceProp()
+    assert [type(value) for value in (properties.name, properties.major, properties.minor)] == [
+        bytes, int, int,
+    ]  # fmt: skip
 
 
 def test_the_simulated_cuda_takes_what_the_real_one_takes() -> None:

@@ -12,6 +12,7 @@ import pytest
 from simulated_gpu import Bench, Machine, feed_of, install
 
 from lightfill.engine.bundle import Bundle
+from lightfill.engine.engine_store import EngineStore
 from lightfill.engine.errors import (
     BuildFailed,
     DeviceOutOfMemory,
@@ -213,6 +214,36 @@ def test_a_budget_evicts_before_memory_lacks(bench: Bench, reference: Reference)
     assert most <= budget
 
 
+def with_two_unets(bundle: Bundle) -> Bundle:
+    """The embedded model as if 4 and 8 steps had UNets of their own, as SDXL-Lightning's have."""
+    components = {"unet-4step": bundle.component("unet"), "unet-8step": bundle.component("unet")}
+    steps = {
+        count: bundle.unet(count).model_copy(update={"component": f"unet-{count}step"})
+        for count in (4, 8)
+    }
+    changes = {"components": components, "steps": steps}
+    return Bundle(bundle.root, bundle.manifest.model_copy(update=changes))
+
+
+@pytest.mark.parametrize(("budget", "loaded"), [(5 << 19, 2), (3 << 19, 4)])
+def test_unets_of_several_step_counts_are_kept_or_evicted_as_the_budget_says(
+    bench: Bench, reference: Reference, budget: int, loaded: int
+) -> None:
+    bench.store = EngineStore.of(with_two_unets(bench.bundle), bench.store.root)
+    names = ["unet-4step", "unet-8step"]
+    for name in names:
+        bench.build(name, weights=1 << 20)
+    sessions = [bench.open(name, vram_budget_bytes=budget) for name in names]
+    for seed in range(2):
+        for session in sessions:
+            feed = feed_of("unet", seed=seed)
+            np.testing.assert_array_equal(
+                session.run(feed)["prediction"], reference("unet", feed)["prediction"]
+            )
+            assert bench.machine.used() <= budget
+    assert bench.machine.events.count("deserialise") == loaded
+
+
 def test_an_engine_larger_than_the_budget_is_refused(bench: Bench) -> None:
     bench.build("unet", weights=1 << 20)
     session = bench.open(vram_budget_bytes=1 << 19)
@@ -267,8 +298,8 @@ def test_a_missing_engine_is_built_where_that_was_asked_for(
         session.run(feed)["prediction"], reference("unet", feed)["prediction"]
     )
     assert len(commands) == 1
-    assert commands[0][:4] == [sys.executable, "-m", "lightfill", "build"]
-    assert commands[0][5:7] == ["--image-size", "64x64"]
+    assert commands[0][:5] == [sys.executable, "-P", "-m", "lightfill", "build"]
+    assert commands[0][6:8] == ["--image-size", "64x64"]
     assert commands[0][commands[0].index("--device") + 1] == bench.flavour
     assert commands[0][commands[0].index("--engines") + 1] == str(bench.store.root)
 
@@ -279,7 +310,9 @@ def test_a_build_that_fails_says_what_the_builder_said(
     monkeypatch.setattr(
         subprocess,
         "run",
-        lambda words, **_: subprocess.CompletedProcess(words, 1, "", "error: no disk\n"),
+        lambda words, **_: subprocess.CompletedProcess(
+            words, 1, "", "building unet 64x64\nerror: no disk\n"
+        ),
     )
     with pytest.raises(BuildFailed, match=r"\(error: no disk\); run `lightfill build .*` to see"):
         bench.open(build_missing=True).require(CELLS)
@@ -311,6 +344,15 @@ def test_a_library_that_is_not_installed_is_named_with_its_extra(
         match=rf"^{package} is not installed .*; `pip install 'lightfill\[{flavour}\]'`$",
     ):
         open_session(Bundle.open(), "unet", flavour)
+
+
+@pytest.mark.parametrize("bench", ["tensorrt"], indirect=True)  # RTX's are built for any GPU
+def test_engines_are_built_on_the_gpu_that_will_run_them(bench: Bench) -> None:
+    bench.machine.gpus = 2
+    with pytest.raises(EngineNotBuilt, match=r"--device tensorrt --device-index 1 --engines"):
+        bench.open(device_index=1).require(CELLS)
+    with pytest.raises(EngineNotBuilt, match=r"--device tensorrt --engines"):
+        bench.open().require(CELLS)
 
 
 def test_cuda_python_that_is_not_installed_is_named(

@@ -7,6 +7,7 @@ from types import ModuleType
 from typing import Any
 
 import pytest
+from scripted_endpoint import OUTPUT
 
 from lightfill.engine.errors import DatabaseUnavailable, LightfillError
 from lightfill.engine.fal import retries
@@ -52,6 +53,18 @@ def test_a_refused_request_is_a_422_with_fal_s_list(demo_fal: ModuleType) -> Non
         assert str(error) == str(error.message)
         assert isinstance(error, LightfillError)
         assert repr(pickle.loads(pickle.dumps(error))) == repr(error)
+
+
+def test_a_malformed_webhook_is_refused_and_an_empty_one_is_none(
+    fal: ModuleType, scripted: Any
+) -> None:
+    """fal_client sends no empty one; a private one is for the server that delivers to judge."""
+    with pytest.raises(fal.FalClientHTTPError) as caught:
+        fal.submit(APP, {"prompt": "go"}, webhook_url="ftp://a.test/")
+    assert caught.value.status_code == 422
+    assert caught.value.message[0]["loc"] == ["query", "fal_webhook"]
+    for url in ("", "http://127.0.0.1:1/told"):
+        assert fal.submit(APP, {"prompt": "go"}, webhook_url=url).get() == OUTPUT
 
 
 def test_a_failed_request_is_completed_with_the_reason_in_its_status(

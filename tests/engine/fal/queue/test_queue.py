@@ -56,6 +56,17 @@ def test_a_job_goes_through_its_states(queue: JobQueue) -> None:
     assert (result.status_code, result.body, result.error_type) == (200, {"seed": 7}, None)
 
 
+def test_a_claim_says_how_long_the_job_waited(queue: JobQueue, clock: Any) -> None:
+    submit(queue)
+    clock.now += 2.5
+    claim = claimed(queue)
+    assert (claim.number, claim.waited_s) == (1, 2.5)
+    queue.give_back(claim)
+    clock.now += 1.5
+    again = claimed(queue)
+    assert (again.number, again.waited_s) == (2, 4.0)
+
+
 def test_normal_before_low_and_old_before_new(queue: JobQueue) -> None:
     low = [submit(queue, priority="low") for _ in range(3)]
     normal = [submit(queue) for _ in range(3)]
@@ -294,7 +305,7 @@ def test_logs_have_fals_shape(queue: JobQueue) -> None:
     request_id = submit(queue)
     claim = claimed(queue)
     queue.log(claim, "step 1/4")
-    queue.log(claim, "careful", "WARN")
+    queue.log(claim, "careful", "WARN", {"preview": "data:,"})
     assert queue.status(request_id).logs is None
     logs = queue.status(request_id, with_logs=True).logs
     assert logs == [
@@ -303,9 +314,12 @@ def test_logs_have_fals_shape(queue: JobQueue) -> None:
             "message": message,
             "level": level,
             "source": "USER",
-            "labels": {},
+            "labels": labels,
         }
-        for message, level in [("step 1/4", "INFO"), ("careful", "WARN")]
+        for message, level, labels in [
+            ("step 1/4", "INFO", {}),
+            ("careful", "WARN", {"preview": "data:,"}),
+        ]
     ]
     queue.finish(claim, 200, {}, {})
     assert queue.status(request_id, with_logs=True).logs == logs

@@ -234,9 +234,9 @@ def test_a_database_that_is_away_for_a_while(
 def failing_twice(method: Any) -> Any:
     failures = iter(["away", "away"])
 
-    def call(*arguments: Any) -> Any:
+    def call(*arguments: Any, **named: Any) -> Any:
         for reason in failures:
             raise DatabaseUnavailable(reason)
-        return method(*arguments)
+        return method(*arguments, **named)
 
     return call
