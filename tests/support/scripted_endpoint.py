@@ -28,7 +28,7 @@ class ScriptedEndpoint:
         self,
         arguments: Mapping[str, Any],
         *,
-        on_log: Callable[[str], None],
+        on_log: Callable[..., None],
         cancelled: Callable[[], bool],
         owner: str | None,
     ) -> dict[str, Any]:
@@ -38,7 +38,7 @@ class ScriptedEndpoint:
             raise InvalidInput("mask_url", "is not there; pass one")
         if prompt == "break":
             raise RuntimeError("secret")
-        on_log("step 1/2")
+        on_log("step 1/2", {"colour": "red"})
         while prompt == "wait" and not self.gate.wait(0.01):
             if cancelled():
                 raise Cancelled("cancelled")

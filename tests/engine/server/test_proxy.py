@@ -6,8 +6,7 @@ from typing import Any
 import httpx2
 import pytest
 from keyed_server import KeyedServer, key_id
-
-from .conftest import OUTPUT
+from scripted_endpoint import OUTPUT
 
 PROXY = "/api/fal/proxy"
 ENDPOINT = "fal-ai/fast-lightning-sdxl/inpainting"

@@ -6,11 +6,10 @@ import time
 
 import pytest
 from running_server import ENDPOINT, RunningServer
+from scripted_endpoint import OUTPUT, ScriptedEndpoint
 from sqlalchemy import select
 
 from lightfill.engine.fal.jobs_table import jobs
-
-from .conftest import OUTPUT, ScriptedEndpoint
 
 RUN = f"/run/{ENDPOINT}"
 FILES = {"image_url": "data:,x", "mask_url": "data:,x"}
