@@ -2,7 +2,8 @@
 
 A JPEG may repeat a scan of a hundred bytes over the whole picture any number of times (64
 megapixels: 27 ms each, measured); a TIFF may keep a small picture in one gigantic tile, which is
-inflated whole.
+inflated whole. Some kinds of PPM and BMP are decoded by Python itself, value by value, while other
+threads wait (16 megapixels of a PPM: 22 s, measured).
 """
 
 import re
@@ -16,6 +17,7 @@ MAX_SCANS = 100
 _LARGEST_TILE = 1024
 """Pixels a TIFF tile's side may have beyond the picture's own."""
 _TILE_SIDES = (322, 323)
+MAX_PIXELS_IN_PYTHON = 1_000_000
 _MARKER = re.compile(rb"\xff+([^\x00\xff\xd0-\xd7])")
 """In coded data, 0xFF is followed by zero or a restart mark; anything else is a marker."""
 _START_OF_SCAN, _END_OF_IMAGE, _NO_LENGTH = 0xDA, 0xD9, (0x01, 0xD8)
@@ -26,6 +28,12 @@ def check_decoding_cost(picture: Image.Image, data: bytes, field: str) -> None:
     if picture.format in ("JPEG", "MPO") and scans_of(data) > MAX_SCANS:
         reason = f"the JPEG has more than {MAX_SCANS} scans"
         raise ImageLoadError(field, f"{reason}; save it again")
+    width, height = picture.size
+    in_python = any(tile[0] in Image.DECODERS for tile in getattr(picture, "tile", ()))
+    if in_python and width * height > MAX_PIXELS_IN_PYTHON:
+        most = f"{MAX_PIXELS_IN_PYTHON / 1e6:g} megapixel"
+        reason = f"this kind of {picture.format} is read up to {most} only"
+        raise ImageLoadError(field, f"{reason}; save it as PNG")
     if picture.format == "TIFF":
         tags = getattr(picture, "tag_v2", {})
         limits = (side + _LARGEST_TILE for side in picture.size)

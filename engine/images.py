@@ -19,12 +19,15 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from .encoded_checks import check_decoding_cost
 from .errors import FileDownloadError, ImageLoadError, ImageTooLarge, InvalidInput
+from .layers import has_alpha, mask_of, over_white, pixels
 
 ImageSource = bytes | str | os.PathLike[str] | Image.Image | NDArray[Any]
 """Encoded bytes, a path, a PIL picture, or an array (height, width[, channels])."""
 
 MAX_PIXELS = 64_000_000
 """Larger pictures are refused from their header, before they are decoded."""
+_LONGEST_SIDE = 65_535
+"""As JPEG has it. Pillow spends time and memory on every row, also of a picture one pixel wide."""
 PILLOW_MAX_PIXELS = Image.MAX_IMAGE_PIXELS or 2**63
 MASK_THRESHOLD = 128
 JPEG_QUALITY = 95
@@ -33,7 +36,6 @@ FORMATS = {"jpeg": "JPEG", "png": "PNG"}
 
 logger = logging.getLogger(__name__)
 
-_WHITE = (255, 255, 255, 255)
 _WIDE_MODES = ("I;16", "I;16B", "I;16L", "I;16N", "I", "F")
 _PNG_MODES = ("1", "L", "LA", "P", "RGB", "RGBA", "I;16")
 _READ = ("PNG", "JPEG", "MPO", "WEBP", "AVIF", "GIF", "BMP", "TIFF", "PPM")
@@ -66,10 +68,7 @@ def decode_photo(source: ImageSource, field: str = "image", max_pixels: int = MA
     profile = picture.info.get("icc_profile") if picture.mode in ("RGB", "RGBA") else None
     with _decoding(field, source):
         picture = _eight_bit(picture, field)
-        if _has_alpha(picture):
-            layer = picture.convert("RGBA")
-            picture = Image.alpha_composite(Image.new("RGBA", layer.size, _WHITE), layer)
-        return Photo(_pixels(picture.convert("RGB")), profile)
+        return Photo(pixels(over_white(picture).convert("RGB")), profile)
 
 
 def decode_mask(
@@ -82,21 +81,7 @@ def decode_mask(
     """
     picture = _open(source, field, max_pixels)
     with _decoding(field, source):
-        return _mask_of(_eight_bit(picture, field))
-
-
-def _mask_of(picture: Image.Image) -> NDArray[np.uint8]:
-    if not _has_alpha(picture):
-        return _pixels(picture.convert("L"))
-    layer = picture.convert("RGBA")
-    alpha = _pixels(layer.getchannel("A"))
-    if alpha.min() == 255:
-        return _pixels(picture.convert("L"))
-    colours = _pixels(layer.convert("RGB"))[alpha > 0]
-    if len(colours) and (colours == colours[0]).all():
-        return alpha
-    luminance = _pixels(layer.convert("RGB").convert("L"))
-    return (luminance.astype(np.uint16) * alpha // 255).astype(np.uint8)
+        return mask_of(_eight_bit(picture, field))
 
 
 def encode(picture: Image.Image, file_format: str) -> bytes:
@@ -131,7 +116,7 @@ def to_png(source: ImageSource, field: str = "image", max_pixels: int = MAX_PIXE
         profile = picture.info.get("icc_profile")
         if picture.mode not in _PNG_MODES:
             picture, profile = _eight_bit(picture, field), None
-            picture = picture.convert("RGBA" if _has_alpha(picture) else "RGB")
+            picture = picture.convert("RGBA" if has_alpha(picture) else "RGB")
         picture.save(buffer, "PNG", compress_level=PNG_LEVEL, icc_profile=profile, exif=b"")
     return buffer.getvalue()
 
@@ -191,6 +176,12 @@ def _check_pixel_count(size: tuple[int, int], field: str, max_pixels: int) -> No
             f"{width}x{height} is {width * height / 1e6:.0f} megapixels, "
             f"the limit is {max_pixels / 1e6:.0f}; scale it down first",
             context={"max_resolution": max_pixels},
+        )
+    if max(size) > _LONGEST_SIDE:
+        raise ImageTooLarge(
+            field,
+            f"{width}x{height} has a side of more than {_LONGEST_SIDE} pixels; scale it down first",
+            context={"max_height": _LONGEST_SIDE, "max_width": _LONGEST_SIDE},
         )
     if not width or not height:
         raise ImageLoadError(
@@ -281,15 +272,6 @@ def _narrowed(values: NDArray[Any]) -> NDArray[np.uint8]:
     """16 to 8 bits, so that 0 stays 0 and 65535 becomes 255."""
     narrowed: NDArray[np.uint8] = ((values.astype(np.uint32) + 128) // 257).astype(np.uint8)
     return narrowed
-
-
-def _has_alpha(picture: Image.Image) -> bool:
-    return picture.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in picture.info
-
-
-def _pixels(picture: Image.Image) -> NDArray[np.uint8]:
-    array: NDArray[np.uint8] = np.asarray(picture)
-    return array
 
 
 def _name(source: ImageSource) -> str:

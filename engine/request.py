@@ -26,6 +26,8 @@ MIN_SIDE, MAX_SIDE = 64, 2048
 MAX_IMAGES = 8
 MIN_STRENGTH = 0.01
 MAX_CROP_PADDING = 4.0
+MAX_PROMPT = 100_000
+"""Characters. Only 77 tokens are used, but all are tokenized, at 200 bytes each."""
 _SEEDS = 2**32  # PyTorch's CPU generator uses 32 bits of a seed
 
 ImageSize = str | tuple[int, int] | Mapping[str, int]
@@ -71,6 +73,9 @@ def validated(
     """Check every option; raises InvalidInput that names the field and what it may be."""
     if not isinstance(prompt, str):
         raise InvalidInput("prompt", f"must be text, got {type(prompt).__name__}")
+    if len(prompt) > MAX_PROMPT:
+        reason = f"has {len(prompt)} characters, {MAX_PROMPT} may be"
+        raise InvalidInput("prompt", f"{reason}; shorten it, only 77 tokens are used")
     if any("\ud800" <= character <= "\udfff" for character in prompt):
         raise InvalidInput("prompt", "holds half a surrogate pair; pass whole Unicode characters")
     count = _whole("num_images", num_images, 1, MAX_IMAGES)

@@ -24,6 +24,10 @@ _KEYS = {
     "text_encoder_2": ("clip_g", "text_encoders_1"),
 }
 MAX_BYTES = 64 << 20
+_MAX_HEADER = 1 << 20
+"""Bytes of safetensors' list of tensors: 45 MB of empty ones take 21 s and 1.4 GB, measured."""
+_MAX_TOKENS, _MAX_TOKEN_LENGTH = 100, 100
+"""Of one file, and in characters. A prompt has room for 75 tokens."""
 
 
 @dataclass(frozen=True)
@@ -62,6 +66,9 @@ def load_textual_inversion(
     """Read a safetensors file, or its bytes, for `tokens`; InvalidInput names what does not fit."""
     _check_tokens(tokens)
     data, name = (source, "the file") if isinstance(source, bytes) else (_read(source), source)
+    _check_size(len(data), name)
+    if int.from_bytes(data[:8], "little") > _MAX_HEADER and data[8:9] == b"{":
+        raise InvalidInput("embeddings", f"{name} lists too many tensors: no embedding; check it")
     try:
         tensors = load(data)
     except (SafetensorError, KeyError, ValueError) as error:
@@ -81,6 +88,9 @@ def _check_tokens(tokens: Any) -> None:
     listed = isinstance(tokens, list | tuple) and all(isinstance(token, str) for token in tokens)
     if not listed or not all(token.strip() for token in tokens) or not tokens:
         raise InvalidInput("embeddings", f"tokens {tokens!r} must be a list of words")
+    if len(tokens) > _MAX_TOKENS or any(len(token) > _MAX_TOKEN_LENGTH for token in tokens):
+        most = f"at most {_MAX_TOKENS} tokens of {_MAX_TOKEN_LENGTH} characters"
+        raise InvalidInput("embeddings", f"a file has {most}; pass those it was trained with")
     if any("\ud800" <= character <= "\udfff" for token in tokens for character in token):
         raise InvalidInput("embeddings", f"tokens {tokens!r} hold half a surrogate pair")
     if len(set(tokens)) != len(tokens):
@@ -97,9 +107,13 @@ def _read(path: str | os.PathLike[str]) -> bytes:
         raise FileDownloadError(
             "embeddings", f"{path} cannot be read: {reason}; check the path"
         ) from error
-    if size > MAX_BYTES:
-        raise InvalidInput("embeddings", f"{path} is larger than 64 MB: no embedding; check it")
+    _check_size(size, path)
     return data
+
+
+def _check_size(size: int, name: object) -> None:
+    if size > MAX_BYTES:
+        raise InvalidInput("embeddings", f"{name} is larger than 64 MB: no embedding; check it")
 
 
 def _pick(
@@ -113,7 +127,7 @@ def _pick(
             return array
     raise InvalidInput(
         "embeddings",
-        f"{path} holds {sorted(tensors)} but neither {' nor '.join(keys)}; "
+        f"{path} holds {sorted(tensors)[:9]} but neither {' nor '.join(keys)}; "
         "use a textual inversion trained for SDXL",
     )
 

@@ -5,16 +5,18 @@ from typing import Any
 
 from sqlalchemy import Connection, delete, select, update
 
+from ..errors import InvalidInput
 from . import rows, transitions, webhook_rows
 from .changes import WEBHOOKS, WORK, Changes
 from .database import Database
 from .job import Claim, Level, as_json
-from .jobs_table import arguments, is_completed, jobs, logs, results, webhooks
+from .jobs_table import arguments, is_completed, is_running, jobs, logs, results, webhooks
 from .observer import JobObserver
 from .transitions import Settled
 from .validation import error_body
 
 _SWEPT_AT_ONCE = 500
+_UNREADABLE = InvalidInput("arguments", "cannot be read back; nest them less deep")
 
 
 class Claims:
@@ -57,8 +59,13 @@ class Claims:
 
         def operation(connection: Connection) -> tuple[list[Settled], Claim | None]:
             settled = transitions.settle(connection, now, self._max_losses)
-            row = transitions.claim(connection, worker, now, self.lease_s)
-            return settled, None if row is None else rows.claim_of(connection, row)
+            while row := transitions.claim(connection, worker, now, self.lease_s):
+                try:
+                    return settled, rows.claim_of(connection, row)
+                except (ValueError, RecursionError):  # it must not stop the jobs behind it
+                    transitions.fail(connection, is_running, row.sequence, now, _UNREADABLE)
+                    settled.append(Settled(row.request_id, _UNREADABLE))
+            return settled, None
 
         settled, claim = self._database.write_lightly(operation)
         self._tell(settled)

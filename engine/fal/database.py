@@ -27,11 +27,12 @@ from sqlalchemy import (
     make_url,
     select,
 )
-from sqlalchemy.exc import ArgumentError, OperationalError, SQLAlchemyError
+from sqlalchemy.exc import ArgumentError, DataError, OperationalError, SQLAlchemyError
 
-from ..errors import DatabaseUnavailable
+from ..errors import DatabaseUnavailable, InvalidInput
 from .group_commit import GroupCommit
 from .jobs_table import create_tables, one_at_a_time
+from .settings import without_secrets
 
 T = TypeVar("T")
 Clock = Callable[[], float]
@@ -46,7 +47,7 @@ class Database:
 
     def __init__(self, url: str, clock: Clock | None = None) -> None:
         self._url = _parsed(url)
-        self.shown_url = self._url.render_as_string(hide_password=True)
+        self.shown_url = without_secrets(self._url.render_as_string(hide_password=True))
         self.is_sqlite = self._url.get_backend_name() == "sqlite"
         with self._told():
             self._engine = _sqlite(self._url) if self.is_sqlite else _postgresql(self._url)
@@ -121,9 +122,16 @@ class Database:
 
     @contextmanager
     def _told(self) -> Iterator[None]:
-        """No foreign exception leaves: the driver's become DatabaseUnavailable."""
+        """No foreign exception leaves: the driver's become DatabaseUnavailable.
+
+        InvalidInput if it is the values that the database refuses: repeating that is no use.
+        """
         try:
             yield
+        except DataError as error:
+            raise InvalidInput(
+                "request", f"the job database cannot hold it ({error.orig}); make it smaller"
+            ) from error
         except (SQLAlchemyError, sqlite3.Error, OSError) as error:
             reason = str(getattr(error, "orig", None) or error).strip().splitlines()[0]
             raise DatabaseUnavailable(
@@ -157,10 +165,18 @@ def _sqlite(url: URL) -> Engine:
             f"Python's SQLite is {sqlite3.sqlite_version}; jobs need 3.35 or newer: use a Python "
             "built with one, or PostgreSQL through database_url"
         )
-    Path(str(url.database)).parent.mkdir(parents=True, exist_ok=True)
+    file = Path(str(url.database))
+    if not str(file).startswith("file:"):
+        # Connections are opened later, too, perhaps in another working directory.
+        file = file.absolute()
+        url = url.set(database=str(file))
+        file.parent.mkdir(parents=True, exist_ok=True)
     # isolation_level None: the driver begins nothing by itself, `begin` below does.
     options = {"timeout": _BUSY_S, "check_same_thread": False, "isolation_level": None}
-    engine = create_engine(url, connect_args=options, pool_size=16, max_overflow=-1)
+    # hide_parameters: prompts and pictures are not for the logs.
+    engine = create_engine(
+        url, connect_args=options, pool_size=16, max_overflow=-1, hide_parameters=True
+    )
 
     @event.listens_for(engine, "connect")
     def connect(connection: sqlite3.Connection, _: object) -> None:
@@ -188,6 +204,7 @@ def _postgresql(url: URL) -> Engine:
             url,
             isolation_level="READ COMMITTED",
             pool_pre_ping=True,
+            hide_parameters=True,
             pool_size=8,
             max_overflow=24,
         )

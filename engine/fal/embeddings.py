@@ -7,14 +7,16 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from ..errors import FileDownloadError
-from ..textual_inversion import Embedding
+from ..errors import FileDownloadError, FileTooLarge, InvalidInput
+from ..textual_inversion import MAX_BYTES, Embedding
 from .files import Files
 from .hub import fetch_embedding, is_hub_id
 from .schema import Embedding as WireEmbedding
 
 _SCHEME = re.compile(r"\s*[A-Za-z][A-Za-z0-9+.-]+:")
 """Of a URL; one letter alone is a drive."""
+MAX_EMBEDDINGS = 16
+"""Of one request: each may take a whole fetch's time and bytes. fal's own limit is not known."""
 
 
 def resolved(
@@ -30,22 +32,22 @@ def resolved(
     this process, so a path that exists is meant before a hub id, and hub ids are looked up with
     this machine's token; callers from outside use neither.
 
-    Raises FileDownloadError or FileTooLarge naming `embeddings.N.path`.
+    Raises FileDownloadError or FileTooLarge naming `embeddings.N.path`: also when they are larger
+    than `MAX_BYTES` together. InvalidInput for more than `MAX_EMBEDDINGS`.
     """
-    found = []
+    if len(embeddings) > MAX_EMBEDDINGS:
+        given = f"{len(embeddings)} are given, {MAX_EMBEDDINGS} may be"
+        raise InvalidInput("embeddings", f"{given}; leave out those the prompt does not name")
+    found, room = [], MAX_BYTES
     for index, entry in enumerate(embeddings):
         field = f"embeddings.{index}.path"
         source = _source(entry.path, field, files, owner, local=local)
+        room -= len(source) if isinstance(source, bytes) else 0  # files are read one by one
+        if room < 0:
+            reason = f"all together have more than {MAX_BYTES >> 20} MiB; leave some out"
+            raise FileTooLarge(field, reason, context={"max_size": MAX_BYTES})
         found.append(Embedding(source, entry.tokens))
     return found
-
-
-def kept(path: str, files: Files, field: str, *, owner: str | None = None) -> str:
-    """A local caller's `path` as text that a queued job can carry: a local file is stored.
-
-    URLs and hub ids stay as they are.
-    """
-    return files.keep(path, field, owner=owner) if _exists(path) else path
 
 
 def _source(path: str, field: str, files: Files, owner: str | None, *, local: bool) -> bytes | Path:

@@ -1,6 +1,7 @@
 """What the queue says about a job: its status, its result, and a worker's claim on it."""
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -11,6 +12,9 @@ from ..errors import InvalidInput
 State = Literal["IN_QUEUE", "IN_PROGRESS", "COMPLETED"]
 Priority = Literal["normal", "low"]
 Level = Literal["STDERR", "STDOUT", "ERROR", "INFO", "WARN", "DEBUG"]
+
+_UNSTORABLE = re.compile("[\x00\ud800-\udfff]")
+"""PostgreSQL's text holds no NUL, UTF-8 no half of a surrogate pair."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,8 +105,24 @@ def failure(status_code: int, body: Mapping[str, Any]) -> tuple[str | None, str 
 
 
 def as_json(value: Mapping[str, Any]) -> str:
-    """Compact JSON; raises TypeError or ValueError for what JSON cannot hold, NaN included."""
-    return json.dumps(dict(value), ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    """Compact JSON in ASCII, which every database holds, whatever text is inside.
+
+    Raises TypeError or ValueError for what JSON cannot hold: NaN, and lists nested too deep.
+    """
+    try:
+        return json.dumps(dict(value), allow_nan=False, separators=(",", ":"))
+    except RecursionError as error:
+        raise ValueError("it is nested too deep") from error
+
+
+def is_storable(text: str) -> bool:
+    """Whether both databases can hold `text` as it is."""
+    return _UNSTORABLE.search(text) is None
+
+
+def storable(text: str) -> str:
+    """`text` with what no database holds replaced."""
+    return _UNSTORABLE.sub("\N{REPLACEMENT CHARACTER}", text)
 
 
 def encoded_arguments(arguments: Mapping[str, Any]) -> str:

@@ -1,5 +1,6 @@
 """Arguments that only this process has: paths, bytes, pictures and arrays."""
 
+import re
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from os import PathLike
@@ -16,6 +17,8 @@ Keep = Callable[[Any, str], str]
 """keep(value, field): the URL under which a worker finds the local value."""
 _FILE_FIELDS = ("image_url", "mask_url")
 _LONGEST_PATH = 4096
+_URL = re.compile(r"\s*[A-Za-z][A-Za-z0-9+.-]+:")
+"""How one begins; one letter alone is a drive."""
 
 
 def replaced(arguments: Any, keep: Keep) -> Any:
@@ -24,10 +27,10 @@ def replaced(arguments: Any, keep: Keep) -> Any:
         return arguments
     kept = dict(arguments)
     for field in _FILE_FIELDS:
-        if field in kept and _is_local(kept[field]):
+        if field in kept and (_is_local(kept[field]) or _is_path(kept[field])):
             kept[field] = keep(kept[field], field)
     embeddings = kept.get("embeddings")
-    if isinstance(embeddings, list):
+    if isinstance(embeddings, list | tuple):
         kept["embeddings"] = [
             {**each, "path": keep(each["path"], f"embeddings.{index}.path")}
             if isinstance(each, Mapping) and _is_local(each.get("path"))
@@ -89,3 +92,8 @@ def _is_local(value: Any) -> bool:
         return len(value) < _LONGEST_PATH and Path(value).is_file()
     except (OSError, ValueError):
         return False
+
+
+def _is_path(value: Any) -> bool:
+    """Whether it can be nothing but a path, though there is no such file: better said at once."""
+    return isinstance(value, str) and 0 < len(value) < _LONGEST_PATH and not _URL.match(value)

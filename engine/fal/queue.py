@@ -17,7 +17,7 @@ from . import positions, rows, transitions
 from .changes import WORK, cancellation
 from .claims import Claims
 from .database import Clock, Database
-from .job import Claim, JobResult, JobStatus, Priority, encoded_arguments
+from .job import Claim, JobResult, JobStatus, Priority, encoded_arguments, is_storable
 from .jobs_table import COMPLETED, IN_PROGRESS, IN_QUEUE, PRIORITIES, is_waiting, jobs
 from .observer import JobObserver
 from .positions import Load
@@ -103,6 +103,8 @@ class JobQueue(Claims):
             "submitted_at": now,
             "start_deadline": None if start_timeout is None else now + _checked(start_timeout),
         }
+        _check_text(application=application, path=path, owner=owner, webhook_url=webhook_url,
+                    request_id=request_id)  # fmt: skip
         content = encoded_arguments(arguments)
         room = self._room(max_length)
         settled: list[Settled] = []
@@ -242,3 +244,9 @@ def _checked(start_timeout: float) -> float:
     if not (isfinite(start_timeout) and start_timeout > 0):
         raise InvalidInput("start_timeout", f"is {start_timeout}; give seconds, more than 0")
     return start_timeout
+
+
+def _check_text(**values: str | None) -> None:
+    for name, text in values.items():
+        if text is not None and not is_storable(text):
+            raise InvalidInput(name, f"{text[:100]!r} is no text a database holds; correct it")

@@ -33,8 +33,8 @@ class Reply:
 
     @property
     def content(self) -> bytes:
-        """`text` in UTF-8."""
-        return self.text.encode()
+        """`text` in UTF-8, which has no half surrogate pairs: they become question marks."""
+        return self.text.encode(errors="replace")
 
     @property
     def is_success(self) -> bool:

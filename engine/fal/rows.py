@@ -9,7 +9,7 @@ from sqlalchemy.exc import IntegrityError
 
 from ..errors import InvalidInput, JobNotFound
 from . import positions
-from .job import Claim, JobResult, JobStatus, log_entry
+from .job import Claim, JobResult, JobStatus, is_storable, log_entry
 from .jobs_table import IN_PROGRESS, IN_QUEUE, arguments, jobs, logs, results
 
 
@@ -26,12 +26,12 @@ def find(
     connection: Connection, request_id: str, owner: str | None, *, lock: bool = False
 ) -> Row[Any]:
     """The job's row; raises JobNotFound. lock: nobody else changes it in this transaction."""
-    row = None
-    if request_id.isascii() and request_id.isprintable():  # databases refuse some other text
-        query = select(jobs).where(jobs.c.request_id == request_id)
-        row = connection.execute(query.with_for_update() if lock else query).one_or_none()
+    query = select(jobs).where(jobs.c.request_id == request_id)
+    query = query.with_for_update() if lock else query
+    row = connection.execute(query).one_or_none() if is_storable(request_id) else None
     if row is None or (owner is not None and row.owner != owner):
-        raise JobNotFound(f"there is no request {request_id}; check the id, it may have expired")
+        shown = request_id if is_storable(request_id) else repr(request_id)
+        raise JobNotFound(f"there is no request {shown}; check the id, it may have expired")
     return row
 
 

@@ -76,7 +76,12 @@ class Runtime:
         )
         self._configuration = configuration
         self._workers = [
-            Worker(self.queue, configuration.run or self._run, heartbeat_s=settings.heartbeat_s)
+            Worker(
+                self.queue,
+                configuration.run or self._run,
+                heartbeat_s=settings.heartbeat_s,
+                sweep=self._sweep,
+            )
             for _ in range(settings.workers)
         ]
         self._endpoint: Endpoint | None = None
@@ -140,14 +145,19 @@ class Runtime:
         self, claim: "Claim", log: "OnLog", cancelled: Callable[[], bool]
     ) -> tuple[int, dict[str, Any], dict[str, float]]:
         """In the worker's thread: the endpoint's output for one job."""
-        if self._swept is None or time.monotonic() - self._swept > _SWEEP_S:
-            self.queue.sweep()
-            self.files.sweep()
-            self._swept = time.monotonic()
         output = self.endpoint.run(
             claim.arguments, on_log=log, cancelled=cancelled, owner=claim.owner
         )
         return 200, output, {}
+
+    def _sweep(self) -> None:
+        """What has expired, between two jobs: files once an hour, for each of them is looked at."""
+        self.queue.sweep()
+        with self._lock:
+            is_due = self._swept is None or time.monotonic() - self._swept > _SWEEP_S
+            self._swept = time.monotonic() if is_due else self._swept
+        if is_due:
+            self.files.sweep()
 
 
 _lock = threading.Lock()

@@ -75,7 +75,7 @@ class Settings:
     """
 
     data_dir: Path = field(default_factory=_user_data)
-    database_url: str | None = None
+    database_url: str | None = field(default=None, repr=False)  # it may hold a password
     bundle: Path | None = None
     device: str = "cpu"
     threads: int | None = None
@@ -109,8 +109,8 @@ class Settings:
         for item in fields(self):
             value = getattr(self, item.name)
             kinds = _kinds(item.name)
-            if isinstance(value, str) and Path in kinds and not isinstance(value, Path):
-                value = Path(value)
+            if isinstance(value, str | Path) and Path in kinds:
+                value = _absolute(item.name, Path(value))
             if isinstance(value, int) and not isinstance(value, bool) and float in kinds:
                 value = float(value)
             if type(value) not in kinds and not (isinstance(value, Path) and Path in kinds):
@@ -147,7 +147,12 @@ class Settings:
     @property
     def database(self) -> str:
         """The URL of the job database."""
-        return self.database_url or f"sqlite:///{self.data_dir / 'queue.sqlite3'}"
+        if self.database_url is not None:
+            return self.database_url
+        from sqlalchemy import URL
+
+        file = str(self.data_dir / "queue.sqlite3")  # a URL has to quote some of its characters
+        return URL.create("sqlite", database=file).render_as_string()
 
     @property
     def files_dir(self) -> Path:
@@ -159,7 +164,7 @@ class Settings:
         defaults = type(self)()
         for item in fields(self):
             value = getattr(self, item.name)
-            text = _without_secrets(str(value)) if item.name.endswith("_url") else str(value)
+            text = without_secrets(str(value)) if item.name.endswith("_url") else str(value)
             changed = value != getattr(defaults, item.name)
             yield Shown(_variable(item.name), text, changed)
 
@@ -201,7 +206,7 @@ def _words(kinds: tuple[type, ...]) -> str:
     return " or ".join(words.get(kind, "a path") for kind in kinds)
 
 
-def _without_secrets(url: str) -> str:
+def without_secrets(url: str) -> str:
     """The URL with its password starred out, also one given as a parameter."""
     return _PASSWORD_PARAMETER.sub(r"\1***", _PASSWORD.sub(r"\1***", url))
 
@@ -217,7 +222,7 @@ _PARSERS: Mapping[type, Callable[[str], Any]] = {
     int: int,
     float: float,
     str: str,
-    Path: lambda text: Path(text).expanduser(),
+    Path: Path,
 }
 
 
@@ -227,8 +232,16 @@ def _parsed(name: str, text: str) -> Any:
         return None
     try:
         return _PARSERS[kinds[0]](text.strip())
-    except (ValueError, KeyError, RuntimeError):
+    except (ValueError, KeyError):
         raise _wrong(name, text, f"must be {_words(kinds)}") from None
+
+
+def _absolute(name: str, path: Path) -> Path:
+    """The path as it is now: programs may change their working directory later."""
+    try:
+        return path.expanduser().absolute()
+    except RuntimeError:
+        raise _wrong(name, str(path), "must be a path (nobody of that name has a home)") from None
 
 
 def _wrong(name: str, value: Any, reason: str) -> InvalidInput:

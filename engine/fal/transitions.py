@@ -16,7 +16,7 @@ from sqlalchemy import Column, ColumnElement, Connection, Row, delete, insert, o
 
 from ..errors import Cancelled, LightfillError, StartTimeout, WorkerLost
 from . import webhook_rows
-from .job import Claim, as_json, failure
+from .job import Claim, as_json, failure, storable
 from .jobs_table import (
     COMPLETED,
     IN_PROGRESS,
@@ -105,7 +105,7 @@ def complete(
             lease_until=None,
             completed_at=now,
             status_code=status_code,
-            error=error,
+            error=None if error is None else storable(error),
             error_type=error_type,
             metrics=as_json(metrics),
         )
@@ -157,8 +157,15 @@ def write_log(
     labels: Mapping[str, str],
 ) -> None:
     """Append a log line to job `sequence`."""
-    values = {"sequence": sequence, "timestamp": now, "level": level, "message": message}
-    connection.execute(insert(logs).values(**values, labels=as_json(labels)))
+    connection.execute(
+        insert(logs).values(
+            sequence=sequence,
+            timestamp=now,
+            level=level,
+            message=storable(message),
+            labels=as_json(labels),
+        )
+    )
 
 
 def settle(

@@ -20,6 +20,8 @@ _FAL_NAMES = {
 _DOCUMENTATION = "https://docs.fal.ai/errors#"
 _MAX_ECHO, _MAX_ITEMS, _MAX_DEPTH, _MAX_MISTAKES = 200, 20, 4, 50
 """How much of a caller's input an error repeats: a body may hold 50 MB of base64."""
+_MAX_MESSAGE = 1000
+"""Messages quote names that callers chose: of tokens, of a file's tensors."""
 
 
 def error_body(error: Exception) -> tuple[int, dict[str, Any]]:
@@ -32,7 +34,8 @@ def error_body(error: Exception) -> tuple[int, dict[str, Any]]:
     if isinstance(error, InvalidInput):
         return error.http_status, {"detail": [_item(error)]}
     if isinstance(error, LightfillError):
-        return error.http_status, {"detail": str(error), "error_type": error.error_type}
+        detail = _printable(str(error), _MAX_MESSAGE)
+        return error.http_status, {"detail": detail, "error_type": error.error_type}
     return 500, {"detail": "Internal Server Error"}
 
 
@@ -71,9 +74,7 @@ def json_safe(value: Any, depth: int = _MAX_DEPTH) -> Any:
 
 def _json_safe_scalar(value: Any) -> Any:
     if isinstance(value, str | Exception):
-        text = str(value)
-        printable = text[:_MAX_ECHO].encode("utf-8", "replace").decode()
-        return printable if len(text) <= _MAX_ECHO else f"{printable}..."
+        return _printable(str(value), _MAX_ECHO)
     if isinstance(value, float) and not isfinite(value):
         return str(value)
     if isinstance(value, int) and abs(value) >= 2**64:
@@ -81,6 +82,12 @@ def _json_safe_scalar(value: Any) -> Any:
     if value is None or isinstance(value, bool | int | float):
         return value
     return f"<{type(value).__name__}>"
+
+
+def _printable(text: str, limit: int) -> str:
+    """The beginning of `text`, half surrogate pairs as question marks: UTF-8 has none."""
+    beginning = text[:limit].encode("utf-8", "replace").decode()
+    return beginning if len(text) <= limit else f"{beginning}..."
 
 
 def _location(where: Sequence[str | int], value: Any) -> list[str | int] | None:
@@ -100,7 +107,7 @@ def _item(error: InvalidInput) -> dict[str, Any]:
     item: dict[str, Any] = {
         "type": error.error_type,
         "loc": ["body", _FAL_NAMES.get(name, name), *path],
-        "msg": error.reason,
+        "msg": _printable(error.reason, _MAX_MESSAGE),
     }
     if error.context:
         item["ctx"] = error.context

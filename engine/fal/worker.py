@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, Self
 
-from ..errors import Cancelled, DatabaseUnavailable
+from ..errors import Cancelled, DatabaseUnavailable, LightfillError
 from .changes import WORK, cancellation
 from .claims import Claims
 from .job import Claim, OnLog
@@ -37,6 +37,7 @@ class Worker:
     name: shown in logs; by default host, process and a random part. heartbeat_s: how often the
     lease is renewed, and so how soon a cancellation by another process is noticed; one of this
     process is noticed at once. poll_s: how often an idle worker looks for other processes' jobs.
+    sweep: called between two jobs, once a minute; by default what expired leaves the queue.
     """
 
     def __init__(
@@ -47,6 +48,7 @@ class Worker:
         *,
         heartbeat_s: float | None = None,
         poll_s: float = 0.2,
+        sweep: Callable[[], object] | None = None,
     ) -> None:
         unique = f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:6]}"
         self.name = name or unique
@@ -56,7 +58,8 @@ class Worker:
         self._poll_s = poll_s
         self._stopping = threading.Event()
         self._hurried = threading.Event()
-        self._swept = time.monotonic()
+        self._sweep = sweep or queue.sweep
+        self._swept = -_SWEEP_S
         self._thread = threading.Thread(target=self._serve, name=self.name, daemon=True)
 
     def start(self) -> Self:
@@ -93,13 +96,13 @@ class Worker:
             while not self._stopping.is_set():
                 work.clear()  # before looking: a submit from here on is noticed
                 try:
+                    self._sweep_if_due()
                     claim = self._queue.claim(self.name)
                     if claim is None:
-                        self._sweep()
                         work.wait(self._poll_s)
                     else:
                         self._work(claim)
-                except DatabaseUnavailable:
+                except Exception:  # a worker that ended would leave every job waiting for ever
                     logger.exception("worker %s cannot use the queue; it goes on trying", self.name)
                     self._stopping.wait(_RETRY_S)
 
@@ -165,10 +168,14 @@ class Worker:
                     logger.warning("request %s had been taken away", claim.request_id)
                 return
 
-    def _sweep(self) -> None:
-        if time.monotonic() - self._swept >= _SWEEP_S:
-            self._queue.sweep()
-            self._swept = time.monotonic()
+    def _sweep_if_due(self) -> None:
+        if time.monotonic() - self._swept < _SWEEP_S:
+            return
+        self._swept = time.monotonic()
+        try:
+            self._sweep()
+        except LightfillError:  # a full or foreign directory is no reason not to work
+            logger.exception("worker %s cannot delete what has expired", self.name)
 
 
 class _Lease:
@@ -214,7 +221,7 @@ class _Lease:
         now = time.monotonic()
         try:
             ours = self._queue.heartbeat(self._claim)
-        except DatabaseUnavailable:
+        except Exception:  # without heartbeats the job would be run again elsewhere
             logger.exception("no heartbeat of request %s", self._claim.request_id)
             return not self.expired()
         self._renewed = now

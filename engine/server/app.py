@@ -4,7 +4,7 @@ import asyncio
 import logging
 import re
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from urllib.parse import urlsplit
 
 from anyio import to_thread
@@ -38,7 +38,6 @@ _ROUTERS = (
     queue_router, run_router, upload_router, file_router, webhook_router, metrics_router,
     health_router, model_router,
 )  # fmt: skip
-_SWEEP_S = 3600.0
 
 logger = logging.getLogger(__name__)
 
@@ -98,13 +97,12 @@ def _origins(site: Site) -> list[str]:
 async def _life(site: Site) -> AsyncIterator[None]:
     """What runs beside the requests, from start to stop."""
     site.deliverer.start()
-    tasks = [asyncio.create_task(work(site)) for work in (_warm_up, _sweep)]
+    warming_up = asyncio.create_task(_warm_up(site))
     try:
         yield
     finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        warming_up.cancel()
+        await asyncio.gather(warming_up, return_exceptions=True)
         await to_thread.run_sync(site.close)
 
 
@@ -119,12 +117,3 @@ async def _warm_up(site: Site) -> None:
             return
         site.runtime.work()
     site.ready.set()
-
-
-async def _sweep(site: Site) -> None:
-    """Delete what has outlived its retention, now and then."""
-    while True:
-        with suppress(LightfillError):
-            await site.in_thread(site.queue.sweep)
-            await site.in_thread(site.files.sweep)
-        await asyncio.sleep(_SWEEP_S)

@@ -4,7 +4,7 @@ import io
 
 import numpy as np
 import pytest
-from hostile_server import jpeg_with_scans, tiff_with_giant_tile
+from hostile_server import bmp_of_single_runs, jpeg_with_scans, tiff_with_giant_tile
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
@@ -53,6 +53,30 @@ def test_a_jpeg_of_too_many_scans_is_refused() -> None:
 def test_a_tiff_in_one_gigantic_tile_is_refused() -> None:
     with pytest.raises(ImageLoadError, match="tiles of 16384 pixels"):
         decode_photo(tiff_with_giant_tile())
+
+
+SLOWLY_READ = {
+    "values up to 254": lambda side: b"P6 %d %d 254\n" % (side, side) + bytes(3 * side * side),
+    "grey up to 1000": lambda side: b"P5 %d %d 1000\n" % (side, side) + bytes(2 * side * side),
+    "numbers": lambda side: b"P3 %d %d 255\n" % (side, side) + b"1 " * (3 * side * side),
+    "bits as text": lambda side: b"P1 %d %d\n" % (side, side) + b"1" * (side * side),
+    "run lengths": bmp_of_single_runs,
+}
+
+
+@pytest.mark.parametrize("kind", SLOWLY_READ)
+def test_what_python_itself_decodes_has_a_lower_limit(kind: str) -> None:
+    assert decode_photo(SLOWLY_READ[kind](30)).size == (30, 30)
+    with pytest.raises(ImageLoadError, match="is read up to 1 megapixel only; save it as PNG"):
+        decode_photo(SLOWLY_READ[kind](1001))
+
+
+def test_the_usual_kinds_of_ppm_and_bmp_have_none() -> None:
+    for file_format in ("PPM", "BMP"):
+        for mode in ("RGB", "L"):
+            buffer = io.BytesIO()
+            Image.new(mode, (1100, 1000)).save(buffer, file_format)
+            assert decode_photo(buffer.getvalue()).size == (1100, 1000)
 
 
 @pytest.mark.parametrize("compression", ["raw", "tiff_deflate", "tiff_lzw", "jpeg"])

@@ -151,6 +151,13 @@ def test_limit_counts_pixels_and_is_the_callers() -> None:
     assert MAX_PIXELS == 64_000_000
 
 
+@pytest.mark.parametrize("size", [(1, 65_536), (65_536, 1)])
+def test_a_side_has_a_limit_too(size: tuple[int, int]) -> None:
+    message = raised_by(png_header_claiming(*size), ImageTooLarge)
+    assert "has a side of more than 65535 pixels" in message
+    assert decode_photo(np.zeros((1, 65_535, 3), np.uint8)).size == (65_535, 1)
+
+
 @pytest.mark.parametrize("file_format", ["PNG", "JPEG", "WEBP", "GIF", "BMP", "AVIF", "DDS"])
 def test_damaged_files_never_leak_a_codecs_own_exception(file_format: str) -> None:
     """Codecs raise struct.error, RuntimeError, NotImplementedError and more on damaged data."""

@@ -10,7 +10,13 @@ from hypothesis import strategies as st
 from lightfill.engine.canvas import Fit
 from lightfill.engine.denoise import Blend
 from lightfill.engine.errors import InvalidInput
-from lightfill.engine.request import IMAGE_SIZES, Request, resolve_image_size, validated
+from lightfill.engine.request import (
+    IMAGE_SIZES,
+    MAX_PROMPT,
+    Request,
+    resolve_image_size,
+    validated,
+)
 
 DEFAULTS: dict[str, Any] = {
     "prompt": "a red ball",
@@ -186,6 +192,11 @@ def test_crops_to_mask_refused(value: Any) -> None:
 def test_choices_refused_list_what_there_is(field: str, value: Any) -> None:
     choices = {"fit": "crop, stretch, pad", "blend": "context, diffusers"}[field]
     assert f"is not one of {choices}" in refusal(field, **{field: value})
+
+
+def test_prompts_have_a_limit() -> None:
+    assert request(prompt="a" * MAX_PROMPT).prompt == "a" * MAX_PROMPT
+    assert "100001 characters, 100000 may be" in refusal("prompt", prompt="a" * (MAX_PROMPT + 1))
 
 
 @pytest.mark.parametrize("value", [None, 3, b"text", ["a"]])

@@ -170,6 +170,17 @@ def test_huge_file_is_refused_unread(demo_inpainter: Inpainter, tmp_path: Path) 
         paint(demo_inpainter, PROMPT, Embedding(path))
 
 
+def test_huge_bytes_and_too_many_tokens_are_refused(inversion: Path) -> None:
+    with pytest.raises(InvalidInput, match="the file is larger than 64 MB: no embedding"):
+        load_textual_inversion(bytes(65 << 20))
+    listing = b"{" + b" " * (2 << 20) + b"}"
+    with pytest.raises(InvalidInput, match="lists too many tensors: no embedding; check it"):
+        load_textual_inversion(struct.pack("<Q", len(listing)) + listing)
+    for tokens in ([f"<{number}>" for number in range(101)], ["<s0>", "s" * 101]):
+        with pytest.raises(InvalidInput, match="at most 100 tokens of 100 characters; pass those"):
+            load_textual_inversion(inversion, tokens)
+
+
 @pytest.mark.parametrize("tokens", [[], [""], [" "], ["<a>", "<a>"], "<s0>", [1, 2], None, 5])
 def test_unusable_tokens_are_refused(
     demo_inpainter: Inpainter, inversion: Path, tokens: Any

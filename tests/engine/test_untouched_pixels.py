@@ -69,7 +69,8 @@ def drawn_as(painted: np.ndarray, mode: str) -> Any:
             return levels
         case "RGBA strokes":
             strokes = np.zeros((*painted.shape, 4), np.uint8)
-            strokes[painted] = (200, 30, 30, 255)
+            # Without any transparency it is a picture, of which the white counts.
+            strokes[painted] = (255,) * 4 if painted.all() else (200, 30, 30, 255)
             return Image.fromarray(strokes)
         case "I;16":
             return Image.fromarray(levels.astype(np.uint16) * 257)

@@ -22,7 +22,7 @@ from lightfill.engine.fal.fetch import Fetcher
 from lightfill.engine.fal.files import Files
 from lightfill.engine.fal.schema import error_body, validated
 from lightfill.engine.fal.settings import Settings
-from lightfill.engine.images import decode_photo
+from lightfill.engine.images import decode_mask, decode_photo
 
 INTERNET = "127.0.0.2"
 TIMEOUT_S = 2.0
@@ -51,11 +51,12 @@ def memory_mb(line: str) -> float:
 
 
 def attempt(files: Files, settings: Settings, value: Any) -> tuple[int, Any]:
-    """One request's picture, from its arguments to its pixels, as the endpoint reads it."""
+    """One request's picture, from its arguments to its pixels, read as a photo and as a mask."""
     try:
         request = validated({"image_url": value, "mask_url": "data:,x", "prompt": "a cat"})
         data = files.read_input(request.image_url, "image_url")
         decode_photo(data, "image_url", settings.max_pixels)
+        decode_mask(data, "image_url", settings.max_pixels)
     except Exception as error:  # noqa: BLE001  # whatever leaks out is a finding
         status, body = error_body(error)
         return status, body if status == 422 else repr(error)

@@ -80,6 +80,14 @@ def tiff_with_giant_tile() -> bytes:
     return start + directory + struct.pack("<HHH", 8, 8, 8) + tile
 
 
+def bmp_of_single_runs(side: int) -> bytes:
+    """An RLE8 BMP that says of every single pixel that it comes once."""
+    rows = (b"\x01\x05" * side + b"\0\0") * side + b"\0\1"
+    start = 14 + 40 + 1024
+    info = struct.pack("<IiiHHIIiiII", 40, side, side, 1, 8, 1, len(rows), 0, 0, 256, 256)
+    return b"BM" + struct.pack("<IHHI", start + len(rows), 0, 0, start) + info + bytes(1024) + rows
+
+
 def ok(body: bytes, *headers: str, length: int | None = None) -> bytes:
     """A 200 with `body`; `length` is what it claims."""
     lines = ["HTTP/1.1 200 OK", f"Content-Length: {len(body) if length is None else length}"]

@@ -15,13 +15,16 @@ from huggingface_hub import constants
 from PIL import Image
 from safetensors.numpy import save
 
+import lightfill.fal
 from lightfill import Embedding, Inpainter
 from lightfill.engine.errors import FileDownloadError, FileTooLarge, InvalidInput
-from lightfill.engine.fal.embeddings import kept, resolved
+from lightfill.engine.fal import embeddings, runtime
+from lightfill.engine.fal.embeddings import resolved
 from lightfill.engine.fal.endpoint import Endpoint
 from lightfill.engine.fal.files import Files
 from lightfill.engine.fal.schema import Embedding as WireEmbedding
 from lightfill.engine.fal.schema import error_body
+from lightfill.engine.fal.service import APPLICATION
 from lightfill.engine.fal.settings import Settings
 
 
@@ -110,7 +113,10 @@ def open_settings(tmp_path: Path) -> Settings:
 
 def painted(endpoint: Endpoint, path: str, tokens: list[str] | None = None) -> np.ndarray:
     entry = {"path": path} if tokens is None else {"path": path, "tokens": tokens}
-    output = endpoint.run(REQUEST | {"embeddings": [entry], "sync_mode": True})
+    return picture_of(endpoint.run(REQUEST | {"embeddings": [entry], "sync_mode": True}))
+
+
+def picture_of(output: dict[str, Any]) -> np.ndarray:
     data = output["images"][0]["url"].partition(",")[2]
     return np.asarray(Image.open(BytesIO(base64.b64decode(data))))
 
@@ -226,6 +232,18 @@ def test_the_download_limit_holds(server: str, tmp_path: Path, demo_inpainter: I
             )
 
 
+def test_several_have_limits_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Or each of any number of them could take a download's time and 50 MiB of memory."""
+    files = Files(settings_in(tmp_path))
+    small = WireEmbedding(path=data_uri(VECTORS))
+    assert len(resolved([small] * 16, files)) == 16
+    with pytest.raises(InvalidInput, match=r"^embeddings: 17 are given, 16 may be"):
+        resolved([WireEmbedding(path="http://unreachable.test/")] * 17, files)
+    monkeypatch.setattr(embeddings, "MAX_BYTES", 2 * len(VECTORS))
+    with pytest.raises(FileTooLarge, match=r"^embeddings\.2\.path: all together have more"):
+        resolved([small] * 4, files)
+
+
 @pytest.mark.parametrize("local", [True, False])
 def test_pickled_files_are_never_opened(
     local: bool, server: str, open_settings: Settings, demo_inpainter: Inpainter, tmp_path: Path
@@ -244,17 +262,22 @@ def test_a_file_that_is_not_here_is_said(tmp_path: Path, demo_inpainter: Inpaint
         painted(endpoint, "nowhere.safetensors")
 
 
-def test_a_local_file_can_be_kept_for_a_queued_job(
-    tmp_path: Path, demo_inpainter: Inpainter, wanted: np.ndarray
+def test_a_local_file_goes_with_its_queued_job(
+    tmp_path: Path, demo_inpainter: Inpainter, wanted: np.ndarray, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Through the client: the worker reads what was there when the request was submitted."""
     path = tmp_path / "local.safetensors"
     path.write_bytes(VECTORS)
-    files = Files(settings_in(tmp_path))
-    url = kept(str(path), files, "embeddings.0.path")
-    path.unlink()
-    assert (painted(Endpoint(settings_in(tmp_path), demo_inpainter, files), url) == wanted).all()
-    for text in (FakeHub.MODEL, "https://example.org/a.safetensors", data_uri(VECTORS), url):
-        assert kept(text, files, "embeddings.0.path") == text
+    settings = settings_in(tmp_path)
+    monkeypatch.setattr(runtime, "_default", None)  # of the other tests
+    lightfill.fal.configure(settings, inpainter=demo_inpainter)
+    try:
+        request = REQUEST | {"embeddings": [{"path": str(path)}], "sync_mode": True}
+        handle = lightfill.fal.submit(APPLICATION, request)
+        path.write_bytes(vectors(1))
+        assert (picture_of(handle.get()) == wanted).all()
+    finally:
+        lightfill.fal.shutdown()
 
 
 def test_the_hubs_token_stays_with_callers_in_this_process(

@@ -56,6 +56,9 @@ def refused(endpoint: Endpoint, kind: type[InvalidInput], **changes: Any) -> dic
         ({"mask_url": "data:image/png;base64,AAAA"}, ImageLoadError, "mask_url"),
         ({"mask_url": data_uri(Image.new("L", (9, 9)))}, InvalidInput, "mask_url"),
         ({"loras": [{"path": "style.safetensors"}]}, InvalidInput, "loras"),
+        ({"prompt": "\ud800"}, InvalidInput, "prompt"),
+        ({"prompt": "a" * 1_000_000}, InvalidInput, "prompt"),
+        ({"embeddings": [{"path": "http://127.0.0.1:1/"}] * 1000}, InvalidInput, "embeddings"),
     ],
 )
 def test_wrong_requests_name_their_field(

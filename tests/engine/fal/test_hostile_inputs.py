@@ -5,15 +5,18 @@ own byte limit of 50 MiB and a 2 s deadline; `hostile_inputs` measures time and 
 """
 
 import base64
+import io
 import json
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from hostile_server import (
     HostileServer,
+    bmp_of_single_runs,
     jpeg_with_scans,
     picture,
     png,
@@ -21,6 +24,7 @@ from hostile_server import (
     serving,
     zeros_compressed,
 )
+from PIL import Image
 
 pytestmark = pytest.mark.skipif(
     sys.platform != "linux", reason="needs 127.0.0.2 as a second address and /proc to measure"
@@ -33,6 +37,8 @@ SLACK_S = 8.0  # for a slow or shared machine; without its deadline an input tak
 MAX_PEAK_MB = 160
 """Three times the 50 MiB a file may have: it is received, perhaps inflated, and decoded."""
 NOT_HOSTILE = {"good"}
+MAX_BYTES_A_PIXEL = 20
+"""What decoding may hold at once: RGBA, its copy over white, and the result in RGB are 11."""
 
 
 def data_uri(data: bytes) -> str:
@@ -92,6 +98,8 @@ def data_uris() -> dict[str, str]:
         "png of zeros that is too wide": data_uri(png(2**31 - 1, 1)),
         "png with a bad checksum": data_uri(picture()[:40] + b"\0\0\0\0" + picture()[44:]),
         "bmp bomb": data_uri(b"BM" + bytes(12) + b"(\0\0\0\xff\xff\0\0\xff\xff\0\0\1\0\x18\0"),
+        "ppm that Python decodes": data_uri(b"P6 1600 1600 254\n" + bytes(3 * 1600 * 1600)),
+        "bmp that Python decodes": data_uri(bmp_of_single_runs(1600)),
         "gif bomb": data_uri(b"GIF89a\xff\xff\xff\xff\0\0\0,\0\0\0\0\xff\xff\xff\xff\0\2\0;"),
     }
 
@@ -204,3 +212,34 @@ def test_odd_but_sound_pictures_are_accepted_in_bounded_memory() -> None:
         report = measured(server, inputs)
     assert {name: outcome["status"] for name, outcome in report.items()} == dict.fromkeys(inputs, 0)
     assert max(outcome["peak_mb"] for outcome in report.values()) < MAX_PEAK_MB
+
+
+def encoded(picture: Image.Image, file_format: str, **options: Any) -> str:
+    buffer = io.BytesIO()
+    picture.save(buffer, file_format, **options)
+    return data_uri(buffer.getvalue())
+
+
+def test_large_pictures_from_small_files_cost_a_few_bytes_a_pixel() -> None:
+    """The largest a caller may send has 64 megapixels, and as little as a few kilobytes."""
+    size = (2000, 2000)
+    clear = Image.new("RGBA", size, (1, 2, 3, 100))
+    half_clear = clear.copy()
+    half_clear.paste((200, 100, 0, 255), (0, 0, 2000, 1000))
+    inputs = {
+        "png, transparent": encoded(clear, "PNG", compress_level=1),
+        "png, partly transparent": encoded(half_clear, "PNG", compress_level=1),
+        "png, palette": encoded(Image.new("P", size), "PNG", compress_level=1, transparency=0),
+        "png, 16 bits": encoded(Image.fromarray(np.zeros(size, np.uint16)), "PNG"),
+        "webp": encoded(half_clear, "WEBP", lossless=True, method=0),
+        "jpeg, four inks": encoded(Image.new("CMYK", size), "JPEG"),
+        "tiff, floats": encoded(
+            Image.fromarray(np.zeros(size, np.float32)), "TIFF", compression="tiff_deflate"
+        ),
+    }
+    with serving("127.0.0.2") as server:
+        report = measured(server, inputs)
+    assert {name: outcome["status"] for name, outcome in report.items()} == dict.fromkeys(inputs, 0)
+    for name, outcome in report.items():
+        assert outcome["peak_mb"] * 2**20 < MAX_BYTES_A_PIXEL * 2000 * 2000, (name, outcome)
+        assert outcome["seconds"] < SLACK_S, (name, outcome)

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from lightfill.engine.errors import InvalidInput
+from lightfill.engine.fal.queue import JobQueue
 from lightfill.engine.fal.settings import Settings
 
 
@@ -89,6 +90,25 @@ def test_text_and_whole_numbers_are_taken_where_a_path_or_float_is_meant() -> No
     assert type(settings.lease_s) is float
 
 
+def test_paths_are_those_of_the_moment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A program may change its directory between the settings and the first job."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", "/home/me")
+    settings = Settings(data_dir="jobs", bundle=Path("~/model"))  # type: ignore[arg-type]
+    monkeypatch.chdir("/")
+    assert (settings.data_dir, settings.bundle) == (tmp_path / "jobs", Path("/home/me/model"))
+    with pytest.raises(InvalidInput, match="LIGHTFILL_BUNDLE: must be a path"):
+        Settings(bundle="~nobody-of-this-name/model")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("name", ["what? #%20x", "\u2603 50%", "a+b&c=d"])
+def test_any_directory_may_hold_the_jobs(name: str, tmp_path: Path) -> None:
+    settings = Settings(data_dir=tmp_path / name)
+    JobQueue.open(settings.database, max_length=None, retention_s=60, lease_s=30).close()
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+    assert (tmp_path / name / "queue.sqlite3").is_file()
+
+
 def test_a_misspelt_variable_is_logged(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING):
         Settings.from_environment({"LIGHTFILL_MAX_PIXEL": "1", "OTHER": "2"})
@@ -112,6 +132,7 @@ def test_passwords_are_not_shown(url: str) -> None:
     assert "hid" not in row.value
     assert "***" in row.value
     assert "db/jobs" in row.value
+    assert "hid" not in repr(Settings(database_url=url))
 
 
 def test_the_doctor_shows_every_setting() -> None:

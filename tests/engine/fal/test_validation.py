@@ -16,6 +16,7 @@ from lightfill.engine.errors import (
     ImageTooLarge,
     InvalidInput,
     LightfillError,
+    RateLimited,
     RequestInvalid,
 )
 from lightfill.engine.fal.validation import error_body
@@ -30,6 +31,8 @@ def made(kind: type[LightfillError]) -> LightfillError:
         return RequestInvalid([{"type": "missing", "loc": ["body", "x"], "msg": "m", "input": 1}])
     if kind is DeviceOutOfMemory:
         return DeviceOutOfMemory("is wrong", wanted=1)
+    if kind is RateLimited:
+        return RateLimited("is wrong", retry_after_s=3)
     return kind("image", "is wrong") if issubclass(kind, InvalidInput) else kind("is wrong")
 
 
@@ -83,6 +86,15 @@ def test_fields_have_fals_names(field: str, where: list[Any]) -> None:
 def test_nothing_of_a_foreign_error_is_told() -> None:
     body = error_body(RuntimeError("/home/me/secret"))
     assert body == (500, {"detail": "Internal Server Error"})
+
+
+@pytest.mark.parametrize("kind", [InvalidInput, LightfillError])
+def test_a_message_is_cut_short_and_is_utf_8(kind: type[LightfillError]) -> None:
+    """It may quote what a caller chose: megabytes of token names, or half a surrogate pair."""
+    text = "\ud800" + "<token> " * 1_000_000
+    error = InvalidInput("embeddings", text) if kind is InvalidInput else kind(text)
+    _, body = error_body(error)
+    assert len(json.dumps(body, ensure_ascii=False).encode()) < 1500
 
 
 def test_a_limit_is_in_ctx() -> None:

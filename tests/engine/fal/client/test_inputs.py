@@ -79,6 +79,32 @@ def test_a_path_that_is_not_there_is_fal_s_422(fal: ModuleType, tmp_path: Path) 
     assert caught.value.message[0]["type"] == "file_download_error"
 
 
+@pytest.mark.parametrize("text", ["no such picture.png", "/nowhere/x.png", "www.example.org/x"])
+def test_text_that_can_only_be_a_path_is_missed_at_once(fal: ModuleType, text: str) -> None:
+    with pytest.raises(fal.FalClientHTTPError) as caught:
+        fal.submit(APP, {"prompt": "x", "image_url": "data:,x", "mask_url": text})
+    (item,) = caught.value.message
+    assert (item["loc"], item["type"]) == (["body", "mask_url"], "file_download_error")
+    assert item["msg"].endswith("check the path")
+
+
+def test_a_tuple_of_embeddings_is_a_list(
+    fal: ModuleType, somewhere: Somewhere, scripted: Any, tmp_path: Path
+) -> None:
+    (tmp_path / "style.safetensors").write_bytes(b"vectors")
+    embeddings = ({"path": str(tmp_path / "style.safetensors")}, {"path": "someone/hub-id"})
+    fal.run(APP, {"prompt": "x", "embeddings": embeddings})
+    first, second = scripted.ran[0]["embeddings"]
+    assert somewhere.files.read_input(first["path"], "embeddings") == b"vectors"
+    assert second == {"path": "someone/hub-id"}
+
+
+def test_any_text_reaches_the_worker_as_it_is(fal: ModuleType, scripted: Any) -> None:
+    arguments = {"prompt": "\ud800 \0 \u2603", "\udfff": 1}
+    fal.run(APP, arguments)
+    assert scripted.ran == [arguments]
+
+
 def test_uploads_keep_name_type_and_bytes(
     fal: ModuleType, somewhere: Somewhere, tmp_path: Path
 ) -> None:

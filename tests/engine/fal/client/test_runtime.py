@@ -14,6 +14,8 @@ from typing import Any
 
 import pytest
 
+from lightfill.engine.errors import StorageError
+from lightfill.engine.fal.files import Files
 from lightfill.engine.fal.queue import JobQueue
 from lightfill.engine.fal.settings import Settings
 from lightfill.engine.fal.worker import Worker
@@ -256,6 +258,8 @@ def test_a_forked_child_starts_anew_and_leaves_the_parent_s_alone(tmp_path: Path
         """
         import multiprocessing, sys, warnings
         warnings.simplefilter("ignore", DeprecationWarning)  # 3.12 warns of threads and fork
+        from lightfill.engine.fal.worker import Worker
+        Worker.__init__.__kwdefaults__["poll_s"] = 600  # the parent must not run the child's job
 
         def child(pipe):
             try:
@@ -291,6 +295,29 @@ def test_expired_files_and_jobs_go_with_the_first_job(
     fal.run(APP, {"prompt": "x"})
     assert not Path(url.removeprefix("file://")).exists()
     assert Path(kept.removeprefix("file://")).exists()
+
+
+def test_expired_files_go_from_an_idle_process(
+    fal: ModuleType, scripted: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("lightfill.engine.fal.worker._SWEEP_S", 0)
+    monkeypatch.setattr("lightfill.engine.fal.runtime._SWEEP_S", 0)
+    fal.run(APP, {"prompt": "x"})
+    url = fal.upload(b"x", "text/plain", lifecycle=fal.StorageSettings(expires_in=1))
+    path = Path(url.removeprefix("file://"))
+    assert path.exists()
+    eventually(lambda: not path.exists())
+
+
+def test_files_that_cannot_be_swept_fail_no_request(
+    fal: ModuleType, scripted: Any, monkeypatch: pytest.MonkeyPatch, caplog: Any
+) -> None:
+    def refuse(_: object) -> int:
+        raise StorageError("no rights; free space")
+
+    monkeypatch.setattr(Files, "sweep", refuse)
+    assert fal.run(APP, {"prompt": "x"})["seed"] == 1
+    assert "cannot delete what has expired" in caplog.text
 
 
 def test_a_missing_extra_is_named_with_its_command(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """The job database: what is refused and how it is said, durability, and plans that use indexes."""
 
+import logging
 import sqlite3
 import threading
 import time
@@ -7,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import event
+from sqlalchemy import event, text
 
 from lightfill.engine.errors import DatabaseUnavailable
 from lightfill.engine.fal import jobs_table
@@ -25,6 +26,7 @@ from lightfill.engine.fal.queue import JobQueue
         ("sqlite:///:memory:", "sqlite in memory"),
         ("mysql://host/name", "is for mysql"),
         ("postgresql://me:secret@127.0.0.1:1/name", "cannot be used"),
+        ("postgresql://127.0.0.1:1/name?user=me&password=secret", "cannot be used"),
         ("sqlite:////proc/nowhere/queue.sqlite3", "cannot be used"),
     ],
 )
@@ -33,6 +35,30 @@ def test_urls_that_cannot_be_used(url: str, message: str) -> None:
         Database(url)
     assert "secret" not in str(raised.value)
     assert raised.value.http_status == 503
+
+
+def test_a_relative_file_stays_where_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    queue = JobQueue.open("sqlite:///q.sqlite3", max_length=None, retention_s=60, lease_s=30)
+    monkeypatch.chdir("/")
+    queue._database._engine.dispose()  # the next connection is a new one
+    assert queue.status(queue.submit("app", {})).state == "IN_QUEUE"
+    queue.close()
+
+
+def test_prompts_do_not_get_into_the_logs(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Tracebacks of a failing database are logged; what was to be written is none of them."""
+    database = Database(f"sqlite:///{tmp_path / 'q.sqlite3'}")
+    statement = text("INSERT INTO lightfill_results VALUES (1, :content)")
+    values = {"content": "my secret prompt"}
+    try:
+        for _ in range(2):
+            database.write(lambda c: c.execute(statement, values))
+    except DatabaseUnavailable:
+        logging.getLogger("test").exception("as workers log it")
+    assert "UNIQUE constraint failed" in caplog.text
+    assert "secret" not in caplog.text
+    database.close()
 
 
 def test_a_file_that_is_no_database(tmp_path: Path) -> None:

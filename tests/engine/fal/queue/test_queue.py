@@ -1,15 +1,17 @@
 """What fal's protocol (section 5) says about queued requests, on both databases."""
 
+import json
 import math
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from lightfill.engine.errors import InvalidInput, JobNotFound, QueueFull, StillInProgress
-from lightfill.engine.fal import claims, transitions
+from lightfill.engine.fal import claims, rows, transitions
 from lightfill.engine.fal.job import Claim
 from lightfill.engine.fal.queue import JobQueue
 
@@ -140,6 +142,65 @@ def test_wrong_options(queue: JobQueue, wrong: dict[str, Any]) -> None:
 def test_arguments_are_json(queue: JobQueue, wrong: dict[str, Any]) -> None:
     with pytest.raises(InvalidInput, match="arguments: are not JSON"):
         queue.submit(APPLICATION, wrong)
+
+
+@pytest.mark.parametrize("field", ["owner", "webhook_url", "path", "request_id"])
+@pytest.mark.parametrize("text", ["a\0b", "\ud800"], ids=["NUL", "half a pair"])
+def test_text_that_no_database_holds(queue: JobQueue, field: str, text: str) -> None:
+    with pytest.raises(InvalidInput, match=field):
+        submit(queue, **{field: text})
+    with pytest.raises(JobNotFound):
+        queue.status(text)
+    assert queue.length() == 0
+
+
+@pytest.mark.parametrize("text", ["a\0b", "\ud800"], ids=["NUL", "half a pair"])
+def test_such_text_in_arguments_logs_errors_and_results(queue: JobQueue, text: str) -> None:
+    """Callers choose it, and it must not keep a job from ending."""
+    request_id = queue.submit(APPLICATION, {"prompt": text, text: [text]})
+    claim = claimed(queue)
+    assert claim.arguments == {"prompt": text, text: [text]}
+    queue.log(claim, f"painting {text}")
+    body = {"detail": f"no {text}", "error_type": "value_error"}
+    assert queue.finish(claim, 422, body, {})
+    status = queue.status(request_id, with_logs=True)
+    shown = text.replace("\0", "\ufffd").replace("\ud800", "\ufffd")
+    assert [entry["message"] for entry in status.logs or []] == [f"painting {shown}"]
+    assert status.error == f"no {shown}"
+    assert queue.result(request_id).body == body
+
+
+def nested(depth: int) -> list[Any]:
+    found: list[Any] = []
+    for _ in range(depth):
+        found = [found]
+    return found
+
+
+def test_arguments_nested_too_deep_are_refused(queue: JobQueue) -> None:
+    with pytest.raises(InvalidInput, match="nested too deep"):
+        queue.submit(APPLICATION, {"unknown": nested(100_000)})
+
+
+def test_arguments_that_cannot_be_read_back_hold_up_nobody(
+    queue: JobQueue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """json writes a little deeper than it reads, the less the deeper its caller's own stack is."""
+
+    def loads(text: str) -> Any:
+        if "deep" in text:
+            raise RecursionError
+        return json.loads(text)
+
+    deep = [queue.submit(APPLICATION, {"deep": nested(3)}) for _ in range(2)]
+    timely = submit(queue)
+    monkeypatch.setattr(rows, "json", SimpleNamespace(loads=loads))
+    assert claimed(queue).request_id == timely
+    assert queue.claim("worker") is None
+    monkeypatch.undo()
+    for request_id in deep:
+        result = queue.result(request_id)
+        assert (result.status_code, result.body["detail"][0]["loc"]) == (422, ["body", "arguments"])
 
 
 def test_bounded(open_queue: Any) -> None:

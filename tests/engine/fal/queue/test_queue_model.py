@@ -45,9 +45,9 @@ class Job:
 
 
 class QueueMachine(RuleBasedStateMachine):
-    """`queue` and `clock` are set on the class by the test."""
+    """`queues` and `clock` are set on the class by the test."""
 
-    queue: JobQueue
+    queues: list[JobQueue]
     clock: Any
     empty: Any
 
@@ -59,6 +59,13 @@ class QueueMachine(RuleBasedStateMachine):
         type(self).empty()
         self.jobs: dict[str, Job] = {}
         self.submitted = 0
+        self.turn = 0
+
+    @property
+    def queue(self) -> JobQueue:
+        """Another one at every call, as if every call came from another process."""
+        self.turn += 1
+        return self.queues[self.turn % len(self.queues)]
 
     # The model
 
@@ -242,15 +249,18 @@ def test_the_queue_does_what_its_model_does(
     url = f"sqlite:///{tmp_path / 'queue.sqlite3'}"
     if kind == "postgresql":
         url = postgres_server.fresh_schema(request.getfixturevalue("postgres"))
-    queue = JobQueue.open(
-        url,
-        max_length=MAX_LENGTH,
-        retention_s=RETENTION_S,
-        lease_s=LEASE_S,
-        max_losses=MAX_LOSSES,
-        clock=clock,
-    )
-    database = queue._database
+    queues = [
+        JobQueue.open(
+            url,
+            max_length=MAX_LENGTH,
+            retention_s=RETENTION_S,
+            lease_s=LEASE_S,
+            max_losses=MAX_LOSSES,
+            clock=clock,
+        )
+        for _ in range(2)
+    ]
+    database = queues[0]._database
 
     def empty() -> None:
         for table in (jobs_table.logs, jobs_table.results, jobs_table.arguments, jobs_table.jobs):
@@ -262,7 +272,7 @@ def test_the_queue_does_what_its_model_does(
             database.write_lightly(lambda connection: connection.execute(count))
 
     machine = type(
-        "Machine", (QueueMachine,), {"queue": queue, "clock": clock, "empty": staticmethod(empty)}
+        "Machine", (QueueMachine,), {"queues": queues, "clock": clock, "empty": staticmethod(empty)}
     )
     try:
         run_state_machine_as_test(
@@ -275,4 +285,5 @@ def test_the_queue_does_what_its_model_does(
             ),
         )
     finally:
-        queue.close()
+        for queue in queues:
+            queue.close()

@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlalchemy.exc import DataError
 
-from lightfill.engine.errors import Cancelled, DatabaseUnavailable, InvalidInput
+from lightfill.engine.errors import Cancelled, DatabaseUnavailable, InvalidInput, StorageError
 from lightfill.engine.fal.job import Claim
 from lightfill.engine.fal.queue import JobQueue
 from lightfill.engine.fal.worker import Worker
@@ -124,6 +125,39 @@ def test_a_result_that_is_no_json_is_a_500(queue: JobQueue, bad: dict[str, Any])
     assert (status_code, body) == (500, {"detail": "Internal Server Error"})
 
 
+@pytest.mark.parametrize("text", ["a\0b", "\ud800"], ids=["NUL", "half a pair"])
+def test_an_error_that_quotes_any_text_ends_its_job(open_queue: Any, text: str) -> None:
+    """A caller's text in it must not keep a worker busy for ever."""
+
+    def refuse(claim: Claim, log: Log, cancelled: Asked) -> Any:
+        log(f"looking for {text}")
+        raise InvalidInput("embeddings.0.path", f"{text} is not there; pass another")
+
+    queue = open_queue()
+    assert outcome(queue, refuse)[0] == 422
+
+
+def test_what_the_database_refuses_to_hold_ends_its_job(
+    queue: JobQueue, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.CRITICAL)
+    finish, bodies = queue.finish, []
+
+    def too_big_at_first(claim: Claim, status_code: int, body: Any, *more: Any) -> bool:
+        bodies.append(body)
+        if len(bodies) == 1:
+            queue._database.write(refused)
+        return finish(claim, status_code, body, *more)
+
+    def refused(_: Any) -> None:
+        raise DataError("INSERT", {}, Exception("string or blob too big"))
+
+    monkeypatch.setattr(queue, "finish", too_big_at_first)
+    status_code, body = outcome(queue, echo)
+    assert status_code == 422
+    assert "string or blob too big" in body["detail"][0]["msg"]
+
+
 def test_cancelled_between_steps(queue: JobQueue) -> None:
     with Worker(queue, until_cancelled, heartbeat_s=3600) as worker:
         request_id = queue.submit("app", {})
@@ -166,6 +200,30 @@ def test_a_long_job_keeps_its_lease(tmp_path: Path) -> None:
         until_state(queue, request_id, "COMPLETED")
     assert queue.result(request_id).status_code == 200
     queue.close()
+
+
+def test_a_heartbeat_that_fails_is_tried_again(
+    queue: JobQueue, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.CRITICAL)
+    heartbeat, beats = queue.heartbeat, threading.Semaphore(0)
+    errors: list[Exception] = [KeyError("a bug"), DatabaseUnavailable("away")]
+
+    def fails_twice(claim: Claim) -> bool:
+        if errors:
+            raise errors.pop()
+        ours = heartbeat(claim)
+        beats.release()
+        return ours
+
+    def lives_on(*_: object) -> Any:
+        return 200, {"beats": beats.acquire(timeout=PATIENCE_S)}, {}
+
+    monkeypatch.setattr(queue, "heartbeat", fails_twice)
+    request_id = queue.submit("app", {})
+    with Worker(queue, lives_on, heartbeat_s=0.01):
+        until_state(queue, request_id, "COMPLETED")
+    assert queue.result(request_id).body == {"beats": True}
 
 
 def test_stop_lets_the_job_finish(queue: JobQueue) -> None:
@@ -218,6 +276,46 @@ def test_an_idle_worker_sweeps(queue: JobQueue, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(queue, "sweep", swept.set)
     with Worker(queue, echo):
         assert swept.wait(PATIENCE_S)
+
+
+def test_expired_things_go_while_jobs_keep_coming(
+    queue: JobQueue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("lightfill.engine.fal.worker._SWEEP_S", 0)
+    ran: list[str] = []
+
+    def run(claim: Claim, *_: object) -> Any:
+        ran.append("job")
+        return 200, {}, {}
+
+    jobs = [queue.submit("app", {}) for _ in range(3)]
+    with Worker(queue, run, sweep=lambda: ran.append("sweep")):
+        until_state(queue, jobs[-1], "COMPLETED")
+    assert ran[:6] == ["sweep", "job"] * 3
+
+
+@pytest.mark.parametrize(
+    ("name", "error"), [("sweep", StorageError("full; free space")), ("claim", KeyError("a bug"))]
+)
+def test_nothing_ends_a_worker(
+    name: str,
+    error: Exception,
+    queue: JobQueue,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setattr("lightfill.engine.fal.worker._RETRY_S", 0.01)
+    method, errors = getattr(queue, name), [error]
+
+    def fails_once(*arguments: Any) -> Any:
+        if errors:
+            raise errors.pop()
+        return method(*arguments)
+
+    monkeypatch.setattr(queue, name, fails_once)
+    assert outcome(queue, echo) == (200, {"n": 1})
+    assert not errors
+    assert str(error) in caplog.text
 
 
 def test_a_database_that_is_away_for_a_while(
