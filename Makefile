@@ -50,7 +50,7 @@ demo-bundle: $(DEV)      ## export the embedded model again from its checkpoint
 	$(IN_DEV)/python -m lightfill.export.demo_bundle
 
 clean:
-	rm -rf .venv .venv-dev out build *.egg-info
+	rm -rf .venv .venv-dev out build *.egg-info tests/clients/node_modules
 
 # The demo's environment has no torch: what a user of the library installs, and nothing else.
 $(DEMO): pyproject.toml
@@ -60,9 +60,11 @@ $(DEMO): pyproject.toml
 	@touch $@
 
 # mypy is shown the package under its own name, whatever the checkout's directory is called.
-$(DEV): pyproject.toml constraints.txt
+# fal's JavaScript clients are for the tests only, which are skipped without npm.
+$(DEV): pyproject.toml constraints.txt tests/clients/package-lock.json
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "lightfill needs Python 3.11 or newer: make PYTHON=python3.11 $(MAKECMDGOALS)")'
 	$(PYTHON) -m venv .venv-dev
 	.venv-dev/bin/python -m pip install $(PIP_FLAGS) -c constraints.txt -e '.[dev]'
 	mkdir -p .venv-dev/typing && ln -sfn ../.. .venv-dev/typing/lightfill
+	@if command -v npm >/dev/null; then npm ci --silent --prefix tests/clients; fi
 	@touch $@

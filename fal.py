@@ -1,4 +1,4 @@
-"""fal's Python client, answered by lightfill in this process instead of fal's servers.
+"""fal's Python client, answered by lightfill in this process or by a lightfill server.
 
     import lightfill.fal as fal_client
 
@@ -9,8 +9,9 @@
     })
 
 The names and signatures are those of fal_client 1.0; docs/fal-python.md lists the differences.
-Beside them: `configure`, `shutdown` and `Settings`. Needs `pip install 'lightfill[fal]'`. Nothing
-is opened or started before the first call.
+Beside them: `configure`, `shutdown`, `Settings` and `FalClientConnectionError`. `base_url`, of a
+client, in `configure` or as LIGHTFILL_BASE_URL, names a server of `lightfill serve` that answers.
+Needs `pip install 'lightfill[fal]'`. Nothing is opened or started before the first call.
 """
 
 from typing import TYPE_CHECKING, Any
@@ -18,7 +19,12 @@ from typing import TYPE_CHECKING, Any
 from . import __version__
 from .engine.fal.async_client import AsyncClient
 from .engine.fal.client import SyncClient
-from .engine.fal.client_errors import FalClientError, FalClientHTTPError, FalClientTimeoutError
+from .engine.fal.client_errors import (
+    FalClientConnectionError,
+    FalClientError,
+    FalClientHTTPError,
+    FalClientTimeoutError,
+)
 from .engine.fal.encoding import encode, encode_file, encode_image
 from .engine.fal.handles import AsyncRequestHandle, SyncRequestHandle
 from .engine.fal.lifecycle import (
@@ -38,6 +44,7 @@ __all__ = [
     "AsyncClient",
     "AsyncRequestHandle",
     "Completed",
+    "FalClientConnectionError",
     "FalClientError",
     "FalClientHTTPError",
     "FalClientTimeoutError",

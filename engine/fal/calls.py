@@ -1,7 +1,6 @@
 """The client's one implementation: what both clients and their handles do, in coroutines."""
 
 import asyncio
-import random
 from collections.abc import AsyncGenerator, Callable
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -9,7 +8,13 @@ from math import inf
 from time import monotonic
 from typing import Any, NamedTuple
 
-from .client_errors import FalClientError, FalClientTimeoutError, checked
+from . import retries
+from .client_errors import (
+    FalClientConnectionError,
+    FalClientError,
+    FalClientTimeoutError,
+    checked,
+)
 from .modes import Mode
 from .reply import Reply
 from .statuses import Completed, Status, parse_status
@@ -19,9 +24,10 @@ from .uploads import Upload
 AnyJSON = dict[str, Any]
 DEFAULT_INTERVAL_S = 0.1
 STREAM_PATH = "/stream"
-_RETRIED = (408, 409, 429)
-_ATTEMPTS, _FIRST_DELAY_S, _LONGEST_DELAY_S = 10, 0.1, 30.0
-"""fal_client's: a full queue is asked again for about 51 s (fal protocol, section 9)."""
+_CANCEL_S = 5.0
+"""How long a caller who is leaving waits for the request to be cancelled."""
+Send = Callable[[Transport, float], Reply]
+"""send(transport, within): one call, by a caller who has so many seconds."""
 
 
 class Request(NamedTuple):
@@ -69,7 +75,9 @@ class Calls:
     async def submit(self, order: Order, give_up: float = inf) -> Request:
         """Queue the order; FalClientHTTPError if it is refused."""
         prepared = await self._mode.call(lambda: self._transport().prepared(order))
-        body = (await self._sent(lambda transport: transport.submit(prepared), give_up)).body
+        body = (
+            await self._sent(lambda transport, s: transport.submit(prepared, within=s), give_up)
+        ).body
         urls = (body["response_url"], body["status_url"], body["cancel_url"])
         return Request(body["request_id"], *urls)
 
@@ -97,13 +105,14 @@ class Calls:
             request.status_url, with_logs=False, interval=interval, give_up=give_up
         ):
             pass
-        reply = await self._sent(lambda transport: transport.result(request.response_url), give_up)
+        url = request.response_url
+        reply = await self._sent(lambda transport, s: transport.result(url, within=s), give_up)
         output: AnyJSON = reply.body
         return output
 
-    async def cancel(self, cancel_url: str) -> None:
+    async def cancel(self, cancel_url: str, give_up: float = inf) -> None:
         """Cancel; FalClientHTTPError if the request is completed or unknown."""
-        await self._sent(lambda transport: transport.cancel(cancel_url))
+        await self._sent(lambda transport, s: transport.cancel(cancel_url, within=s), give_up)
 
     async def answer(self, order: Order, following: Following) -> AnyJSON:
         """Submit, follow, and return the output: `run` and `subscribe`."""
@@ -163,27 +172,34 @@ class Calls:
         return str(checked(reply).body["access_url"])
 
     async def _status(self, url: str, *, with_logs: bool, give_up: float = inf) -> Reply:
-        return await self._sent(lambda transport: transport.status(url, logs=with_logs), give_up)
+        return await self._sent(
+            lambda transport, s: transport.status(url, logs=with_logs, within=s), give_up
+        )
 
     async def _change(self, url: str, seen: Reply, seconds: float) -> None:
         await self._mode.wait(lambda left: self._transport().wait(url, seen, left), seconds)
 
-    async def _sent(self, send: Callable[[Transport], Reply], give_up: float = inf) -> Reply:
+    async def _sent(self, send: Send, give_up: float = inf) -> Reply:
         """The reply to a call, repeated as fal_client repeats it; raises FalClientHTTPError."""
-        delay = _FIRST_DELAY_S
-        for _ in range(_ATTEMPTS - 1):
-            reply = await self._mode.call(lambda: send(self._transport()))
-            if reply.status_code not in _RETRIED:
-                return checked(reply)
-            jittered = min(delay * random.uniform(0.5, 1.5), _LONGEST_DELAY_S)  # noqa: S311
-            await self._mode.pause(min(jittered, _left(give_up)))
-            delay = min(2 * delay, _LONGEST_DELAY_S)
-        return checked(await self._mode.call(lambda: send(self._transport())))
+        for delay in (*retries.delays(), None):
+            within = _left(give_up)
+            try:
+                reply = await self._mode.call(lambda s=within: send(self._transport(), s))  # type: ignore[misc]
+            except FalClientConnectionError as error:
+                _left(give_up)
+                if delay is None or not error.may_pass:
+                    raise
+            else:
+                if delay is None or not retries.may_pass(reply):
+                    return checked(reply)
+            await self._mode.pause(min(delay, _left(give_up)))
+        raise AssertionError("the last attempt returns or raises")
 
     async def _cancel_quietly(self, request: Request | None) -> None:
         if request is not None:
-            with suppress(FalClientError):  # it has completed meanwhile, or cannot be reached
-                await self.cancel(request.cancel_url)
+            # it has completed meanwhile, or cannot be reached
+            with suppress(FalClientError, _OutOfTime):
+                await self.cancel(request.cancel_url, monotonic() + _CANCEL_S)
 
 
 def _upload(transport: Transport, upload: Upload) -> Reply:

@@ -17,7 +17,7 @@ from .lifecycle import StorageSettings, UploadRepositoryId
 from .modes import Blocking, finish, iterate
 from .orders import NO_HEADERS, Priority, make_order, sent_by, start_timeout_within
 from .statuses import Status
-from .transport import transport_for
+from .transport import Remote, transport_for
 from .uploads import Repositories, Where, of_data, of_file, of_image
 
 if TYPE_CHECKING:
@@ -28,18 +28,22 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class SyncClient:
-    """fal_client's blocking client, answered by lightfill in this process. Thread-safe.
+    """fal_client's blocking client, answered by lightfill here or elsewhere. Thread-safe.
 
-    key, default_timeout: fal's, of no effect here. settings: None for the configured ones.
+    settings: None for the configured ones. base_url: a lightfill server that answers instead, as
+    the settings' own does; then `key` is one of its keys, None for FAL_KEY, and `default_timeout`
+    the seconds it may take to answer a call. In process both have no effect.
     """
 
     key: str | None = field(default=None, repr=False)
     default_timeout: float = 120.0
     settings: "Settings | None" = field(default=None, repr=False, kw_only=True)
+    base_url: str | None = field(default=None, kw_only=True)
 
     @cached_property
     def _calls(self) -> Calls:
-        return Calls(lambda: transport_for(self.settings), Blocking())
+        remote = Remote(base_url=self.base_url, key=self.key, timeout_s=self.default_timeout)
+        return Calls(lambda: transport_for(self.settings, remote), Blocking())
 
     def run(
         self,

@@ -2,8 +2,9 @@
 
 LightfillError
   FalClientError
-    FalClientHTTPError     a reply with an error status: `status_code`, fal's `detail` in `message`
-    FalClientTimeoutError  the caller's own timeout passed; also a TimeoutError
+    FalClientHTTPError        an error reply: `status_code`, and fal's `detail` in `message`
+    FalClientTimeoutError     the caller's own timeout passed; also a TimeoutError
+    FalClientConnectionError  no reply; also a ConnectionError. fal_client raises httpx's
 """
 
 from dataclasses import dataclass
@@ -44,6 +45,20 @@ class FalClientTimeoutError(FalClientError, TimeoutError):
     def __str__(self) -> str:
         request = "Request" if self.request_id is None else f"Request {self.request_id}"
         return f"{request} timed out after {self.timeout} seconds"
+
+
+class FalClientConnectionError(FalClientError, ConnectionError):
+    """A server cannot be reached, does not answer in time, or speaks another protocol.
+
+    may_pass: whether another attempt may help; where it may, all of fal_client's have failed.
+    """
+
+    http_status = 503
+    error_type = "runner_connection_error"
+
+    def __init__(self, message: str, *, may_pass: bool = True) -> None:
+        super().__init__(message)
+        self.may_pass = may_pass
 
 
 def checked(reply: Reply) -> Reply:

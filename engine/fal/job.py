@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Literal, Protocol
 
+from ..errors import InvalidInput
+
 State = Literal["IN_QUEUE", "IN_PROGRESS", "COMPLETED"]
 Priority = Literal["normal", "low"]
 Level = Literal["STDERR", "STDOUT", "ERROR", "INFO", "WARN", "DEBUG"]
@@ -121,3 +123,11 @@ def is_storable(text: str) -> bool:
 def storable(text: str) -> str:
     """`text` with what no database holds replaced."""
     return _UNSTORABLE.sub("\N{REPLACEMENT CHARACTER}", text)
+
+
+def encoded_arguments(arguments: Mapping[str, Any]) -> str:
+    """A request's arguments as JSON; InvalidInput if they are none."""
+    try:
+        return as_json(arguments)
+    except (TypeError, ValueError) as error:
+        raise InvalidInput("arguments", f"are not JSON: {error}; pass plain values") from error

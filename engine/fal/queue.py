@@ -17,7 +17,7 @@ from . import positions, rows, transitions
 from .changes import WORK, cancellation
 from .claims import Claims
 from .database import Clock, Database
-from .job import Claim, JobResult, JobStatus, Priority, as_json, is_storable
+from .job import Claim, JobResult, JobStatus, Priority, encoded_arguments, is_storable
 from .jobs_table import COMPLETED, IN_PROGRESS, IN_QUEUE, PRIORITIES, is_waiting, jobs
 from .observer import JobObserver
 from .positions import Load
@@ -105,7 +105,7 @@ class JobQueue(Claims):
         }
         _check_text(application=application, path=path, owner=owner, webhook_url=webhook_url,
                     request_id=request_id)  # fmt: skip
-        content = _encoded(arguments)
+        content = encoded_arguments(arguments)
         room = self._room(max_length)
         settled: list[Settled] = []
 
@@ -250,10 +250,3 @@ def _check_text(**values: str | None) -> None:
     for name, text in values.items():
         if text is not None and not is_storable(text):
             raise InvalidInput(name, f"{text[:100]!r} is no text a database holds; correct it")
-
-
-def _encoded(arguments: Mapping[str, Any]) -> str:
-    try:
-        return as_json(arguments)
-    except (TypeError, ValueError) as error:
-        raise InvalidInput("arguments", f"are not JSON: {error}; pass plain values") from error

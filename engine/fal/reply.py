@@ -11,13 +11,15 @@ class Reply:
     """HTTP status, headers (names in lower case) and JSON body of one call.
 
     `FalClientHTTPError.response` is one; it answers what programs ask of an `httpx.Response`.
-    seen: what the transport that made a status reply wants back in `Transport.wait`.
+    seen: what the transport that made a status reply wants back in `Transport.wait`. raw: the body
+    as it came over the wire; `body` is it, too, where it is no JSON.
     """
 
     status_code: int
     body: Any
     headers: Mapping[str, str] = field(default_factory=dict)
     seen: Any = field(default=None, repr=False, compare=False)
+    raw: str | None = field(default=None, repr=False, compare=False)
 
     def json(self) -> Any:
         return self.body
@@ -25,6 +27,8 @@ class Reply:
     @property
     def text(self) -> str:
         """The body as it is on the wire."""
+        if self.raw is not None:
+            return self.raw
         return json.dumps(self.body, ensure_ascii=False, separators=(",", ":"))
 
     @property

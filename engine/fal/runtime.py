@@ -18,7 +18,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from ..errors import DatabaseUnavailable
+from ..errors import DatabaseUnavailable, InvalidInput
+from .remotes import disconnect
 from .settings import Settings
 
 if TYPE_CHECKING:
@@ -177,6 +178,7 @@ def configure(
     settings: None reads LIGHTFILL_* variables. overrides: fields of `Settings` that win over
     either, as `bundle=` or `device=`. inpainter: an open one, in place of the one they name; the
     caller closes it. worker: False leaves the jobs to other processes on the same database.
+    `base_url=` names a lightfill server, which then answers instead of this process.
 
     What ran on the configuration before is shut down. Returns the settings in force.
     """
@@ -187,6 +189,10 @@ def configure(
         settings = Settings.from_environment(**overrides)
     else:
         settings = replace(settings, **overrides)
+    if settings.base_url is not None and inpainter is not None:
+        raise InvalidInput(
+            "inpainter", f"is not used: {settings.base_url} answers; leave out it or base_url"
+        )
     with _lock:
         before, _default = _default, Configuration(settings, inpainter, worker)
         old = None if before in {None, _default} else _runtimes.pop(before, None)
@@ -195,14 +201,20 @@ def configure(
     return settings
 
 
+def configuration_for(settings: Settings | None) -> Configuration:
+    """What these settings stand for; None: what is configured, or LIGHTFILL_* from now on."""
+    global _default  # noqa: PLW0603
+    if settings is not None:
+        return Configuration(settings)
+    with _lock:
+        _default = _default or Configuration(Settings.from_environment())
+        return _default
+
+
 def runtime(settings: Settings | None = None) -> Runtime:
     """The runtime of these settings, None for the configured ones; made if there is none."""
-    global _default  # noqa: PLW0603
+    wanted = configuration_for(settings)
     with _lock:
-        if settings is not None:
-            wanted = Configuration(settings)
-        else:
-            wanted = _default = _default or Configuration(Settings.from_environment())
         if wanted not in _runtimes:
             _close_in_children_of_multiprocessing()
             _runtimes[wanted] = Runtime(wanted)
@@ -210,7 +222,9 @@ def runtime(settings: Settings | None = None) -> Runtime:
 
 
 def shutdown(grace_s: float = _EXIT_GRACE_S) -> None:
-    """Stop every worker of this process and free the models; the next call starts anew.
+    """Stop every worker of this process, free the models, close connections to servers.
+
+    The next call starts anew.
 
     grace_s: how long a running job may take to finish; then it goes back to the queue. Called at
     exit without a grace.
@@ -220,6 +234,7 @@ def shutdown(grace_s: float = _EXIT_GRACE_S) -> None:
         _runtimes.clear()
     for each in running:
         each.close(grace_s, _EXIT_GIVE_UP_S)
+    disconnect()
 
 
 def _close_in_children_of_multiprocessing() -> None:

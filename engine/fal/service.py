@@ -6,6 +6,7 @@ Sections are those of the fal protocol. Nothing here knows HTTP or the client; b
 import re
 import uuid
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from ..errors import InvalidInput, JobNotFound, LightfillError, StillInProgress
@@ -61,7 +62,10 @@ class Service:
             status = self._queue.status(request_id, owner=owner)
         except LightfillError as error:
             return reply(*error_body(error), request_id)
-        return reply(200, self._status_body(status), request_id)
+        # As it was submitted: a worker may have it by now, but callers are told that it waits.
+        queued = replace(status, state="IN_QUEUE", position=status.position or 0, metrics={},
+                         error=None, error_type=None)  # fmt: skip
+        return reply(200, self._status_body(queued), request_id)
 
     def status(self, request_id: str, *, logs: bool = False, owner: str | None = None) -> Reply:
         """Section 5.2: 202 until the request is completed, then 200."""

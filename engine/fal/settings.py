@@ -12,6 +12,7 @@ from typing import Any, NamedTuple, Self, get_args, get_type_hints
 
 from ..errors import InvalidInput
 from ..images import MAX_PIXELS, PILLOW_MAX_PIXELS
+from .site_url import site_url
 
 PREFIX = "LIGHTFILL_"
 DAY_S = 86_400.0
@@ -55,6 +56,9 @@ class Settings:
     max_pixels: larger pictures are refused from their header.
     allow_private_addresses: whether callers' URLs may reach this machine and its network.
 
+    Of `lightfill.fal` only:
+    base_url: a lightfill server that answers, in place of this process.
+
     Of `lightfill serve` only:
     host, port: where it listens; port 0 is any that is free.
     workers: jobs this process runs at a time; 0 leaves them to other processes.
@@ -88,6 +92,7 @@ class Settings:
     max_upload_bytes: int = 1 << 30
     max_pixels: int = MAX_PIXELS
     allow_private_addresses: bool = False
+    base_url: str | None = None
     host: str = "127.0.0.1"
     port: int = 8765
     workers: int = 1
@@ -178,10 +183,12 @@ class Settings:
             raise _wrong("heartbeat_s", self.heartbeat_s, reason)
         if self.log_level not in LOG_LEVELS:
             raise _wrong("log_level", self.log_level, f"must be one of {', '.join(LOG_LEVELS)}")
-        if self.public_url is not None:
-            if not re.match(r"https?://[^/\s?#]+(/[^\s?#]*)?$", self.public_url):
-                raise _wrong("public_url", self.public_url, "must be like https://example.org")
-            object.__setattr__(self, "public_url", self.public_url.rstrip("/"))
+        for name in ("public_url", "base_url"):
+            if (value := getattr(self, name)) is not None:
+                try:
+                    object.__setattr__(self, name, site_url(value))
+                except ValueError:
+                    raise _wrong(name, value, "must be like https://example.org") from None
 
 
 def _variable(name: str) -> str:

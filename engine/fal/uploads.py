@@ -43,14 +43,18 @@ def of_data(data: str | bytes, content_type: str, file_name: str | None, where: 
 
 def of_file(path: str | os.PathLike[str], where: Where) -> Upload:
     """A local file of any size; `open` raises OSError if it cannot be read."""
-    local = Path(path)
+    return of_local_file(Path(path), _expires_s(where))
+
+
+def of_local_file(path: Path, expires_s: float | None) -> Upload:
+    """The same with the seconds it is to be kept."""
 
     @contextmanager
     def opened() -> Iterator[Iterable[bytes]]:
-        with local.open("rb") as file:
+        with path.open("rb") as file:
             yield iter(lambda: file.read(_PIECE), b"")
 
-    return Upload(opened, content_type_of(local), local.name, _expires_s(where))
+    return Upload(opened, content_type_of(path), path.name, expires_s)
 
 
 def of_image(image: "Image.Image", file_format: str, where: Where) -> Upload:

@@ -13,7 +13,7 @@ from starlette.types import Scope
 
 from ..errors import LightfillError, RateLimited
 from ..fal.reply import Reply
-from ..fal.service import reply
+from ..fal.service import APPLICATION, reply
 from ..fal.validation import error_body, json_safe
 
 REQUEST_ID = "x-fal-request-id"
@@ -67,7 +67,7 @@ def answer_errors(app: FastAPI, routes: Sequence[BaseRoute]) -> None:
     async def on_http(request: Request, error: HTTPException) -> Response:
         detail = error.detail
         if error.status_code == 404 and detail == "Not Found":
-            detail = f"Path {request.url.path} not found"
+            detail = f"Path {request.url.path} not found; lightfill runs {APPLICATION}"
         response = _error(request, error.status_code, {"detail": detail})
         response.headers.update(error.headers or {})
         if error.status_code == 405 and (methods := _methods(routes, request.url.path)):

@@ -9,6 +9,7 @@ from fastapi import APIRouter, Request, Response
 
 from ..errors import WorkerLost
 from ..fal.reply import Reply
+from ..fal.schema import validated
 from ..fal.service import APPLICATION, reply
 from ..fal.transport import Order
 from ..fal.validation import error_body
@@ -58,8 +59,13 @@ def run_router(site: Site) -> APIRouter:
 
     @router.post(f"/{APPLICATION}/stream", **openapi.RUN_STREAM)
     async def stream(request: Request, who: CountedWho) -> Response:
-        """Run a request: its states with their new logs as events, and its output as the last."""
-        accepted = await submitted(request, await arguments_of(request), who)
+        """Run a request: its states with their new logs as events, and its output as the last.
+
+        Arguments that are wrong are a 422 here and now: an event would look like an output.
+        """
+        arguments = await arguments_of(request)
+        await site.in_thread(validated, arguments)
+        accepted = await submitted(request, arguments, who)
         if not accepted.is_success:
             return as_response(accepted)
         request_id = accepted.body["request_id"]

@@ -2,10 +2,9 @@
 
 import pytest
 from running_server import ENDPOINT, RunningServer, running
+from scripted_endpoint import ScriptedEndpoint
 
 from lightfill.engine.fal.settings import Settings
-
-from .conftest import ScriptedEndpoint
 
 STATUS = "/queue/fal-ai/fast-lightning-sdxl/requests/x/status"
 

@@ -10,6 +10,7 @@ from fastapi import HTTPException
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as open_metrics
 from prometheus_client.parser import text_string_to_metric_families as plain_text
 from running_server import ENDPOINT, RunningServer, running
+from scripted_endpoint import ScriptedEndpoint
 from webhook_receiver import receiving
 
 from lightfill import __version__
@@ -18,8 +19,6 @@ from lightfill.engine.fal.settings import Settings
 from lightfill.engine.server import metrics_routes
 from lightfill.engine.server.metrics import Metrics
 from lightfill.engine.server.webhooks import WebhookPolicy
-
-from .conftest import ScriptedEndpoint
 
 QUEUE = "/queue/fal-ai/fast-lightning-sdxl"
 Samples = dict[tuple[str, frozenset[tuple[str, str]]], float]

@@ -7,13 +7,12 @@ from pathlib import Path
 import pytest
 from bundles import brightness_checker, bundle_with
 from running_server import RunningServer, running
+from scripted_endpoint import ScriptedEndpoint
 
 from lightfill import __version__
 from lightfill.engine import nsfw_classifier
 from lightfill.engine.fal.settings import Settings
 from lightfill.engine.request import IMAGE_SIZES
-
-from .conftest import ScriptedEndpoint
 
 
 def test_the_embedded_model(server: RunningServer) -> None:

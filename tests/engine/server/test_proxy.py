@@ -6,8 +6,7 @@ from typing import Any
 import httpx2
 import pytest
 from keyed_server import KeyedServer, key_id
-
-from .conftest import OUTPUT
+from scripted_endpoint import OUTPUT
 
 PROXY = "/api/fal/proxy"
 ENDPOINT = "fal-ai/fast-lightning-sdxl/inpainting"
@@ -47,7 +46,8 @@ def test_events_come_while_the_request_runs(keyed_server: KeyedServer) -> None:
     with keyed_server.me as me:
         target = f"https://fal.run/{ENDPOINT}/stream"
         headers = {"x-fal-target-url": target}
-        with me.stream("POST", PROXY, headers=headers, json={"prompt": "wait"}) as reply:
+        arguments = {"image_url": "data:,x", "mask_url": "data:,x", "prompt": "wait"}
+        with me.stream("POST", PROXY, headers=headers, json=arguments) as reply:
             for line in reply.iter_lines():
                 if "step 1/2" in line:
                     break

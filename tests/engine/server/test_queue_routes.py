@@ -7,8 +7,7 @@ from typing import Any
 import httpx2
 import pytest
 from running_server import ENDPOINT, RunningServer
-
-from .conftest import OUTPUT, ScriptedEndpoint
+from scripted_endpoint import OUTPUT, ScriptedEndpoint
 
 QUEUE = "/queue/fal-ai/fast-lightning-sdxl"
 

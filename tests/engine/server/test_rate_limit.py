@@ -132,7 +132,8 @@ def test_a_full_queue_says_when_to_come_back(tmp_path: Path) -> None:
     with running(settings) as server, server.client() as client:
         assert client.post(f"/queue/{ENDPOINT}", json={"prompt": "go"}).status_code == 200
         for path in (f"/queue/{ENDPOINT}", f"/run/{ENDPOINT}", f"/run/{ENDPOINT}/stream"):
-            reply = client.post(path, json={"prompt": "go"})
+            whole = {"image_url": "data:,x", "mask_url": "data:,x", "prompt": "go"}
+            reply = client.post(path, json=whole)
             assert reply.status_code == 429
             assert reply.json()["error_type"] == "queue_full"
             assert int(reply.headers["retry-after"]) >= 1

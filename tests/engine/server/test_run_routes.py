@@ -6,13 +6,13 @@ import time
 
 import pytest
 from running_server import ENDPOINT, RunningServer
+from scripted_endpoint import OUTPUT, ScriptedEndpoint
 from sqlalchemy import select
 
 from lightfill.engine.fal.jobs_table import jobs
 
-from .conftest import OUTPUT, ScriptedEndpoint
-
 RUN = f"/run/{ENDPOINT}"
+FILES = {"image_url": "data:,x", "mask_url": "data:,x"}
 
 
 def wait_for(server: RunningServer, state: str, error_type: str | None = None) -> None:
@@ -53,9 +53,18 @@ def test_run_answers_with_the_requests_own_error(
     assert "secret" not in reply.text
 
 
-def test_the_stream_ends_with_the_output(server: RunningServer) -> None:
+def test_a_stream_of_wrong_arguments_is_a_422_before_it_begins(server: RunningServer) -> None:
     with server.client() as client:
         reply = client.post(f"{RUN}/stream", json={"prompt": "go"})
+    assert reply.status_code == 422
+    missing = [item["loc"] for item in reply.json()["detail"]]
+    assert missing == [["body", "image_url"], ["body", "mask_url"]]
+    assert server.site.queue.length() == 0
+
+
+def test_the_stream_ends_with_the_output(server: RunningServer) -> None:
+    with server.client() as client:
+        reply = client.post(f"{RUN}/stream", json={**FILES, "prompt": "go"})
     events = [json.loads(line[6:]) for line in reply.text.splitlines() if line.startswith("data")]
     assert events[-1] == OUTPUT
     assert events[-2]["status"] == "COMPLETED"
@@ -65,7 +74,7 @@ def test_the_stream_ends_with_the_output(server: RunningServer) -> None:
 
 @pytest.mark.parametrize("ending", ["", "/stream"])
 def test_a_caller_who_leaves_cancels_the_request(server: RunningServer, ending: str) -> None:
-    body = json.dumps({"prompt": "wait"}).encode()
+    body = json.dumps({**FILES, "prompt": "wait"}).encode()
     head = f"POST {RUN}{ending} HTTP/1.1\r\nhost: 127.0.0.1\r\ncontent-length: {len(body)}\r\n\r\n"
     with socket.create_connection(("127.0.0.1", server.site.settings.port)) as line:
         line.sendall(head.encode() + body)
@@ -91,4 +100,5 @@ def test_another_endpoint_is_not_found(server: RunningServer) -> None:
     with server.client() as client:
         reply = client.post("/run/fal-ai/another", json={})
     assert reply.status_code == 404
-    assert reply.json() == {"detail": "Path /run/fal-ai/another not found"}
+    detail = f"Path /run/fal-ai/another not found; lightfill runs {ENDPOINT}"
+    assert reply.json() == {"detail": detail}

@@ -11,12 +11,11 @@ from typing import Any
 import httpx2
 import pytest
 from running_server import ENDPOINT, RunningServer, running
+from scripted_endpoint import OUTPUT, ScriptedEndpoint
 from webhook_receiver import Receiver, Told, receiving, verified
 
 from lightfill.engine.fal.settings import Settings
 from lightfill.engine.server.webhooks import WebhookPolicy
-
-from .conftest import OUTPUT, ScriptedEndpoint
 
 JWKS_PATHS = ["/.well-known/jwks.json", "/rest/.well-known/jwks.json"]
 QUICK = WebhookPolicy(retry_delays_s=(0.05,) * 10, poll_s=0.02)

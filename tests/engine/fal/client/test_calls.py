@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from lightfill.engine.fal import calls
+from lightfill.engine.fal import retries
 from lightfill.engine.fal.async_client import AsyncClient
 from lightfill.engine.fal.calls import Calls, Following
 from lightfill.engine.fal.client import SyncClient
@@ -19,6 +19,8 @@ from lightfill.engine.fal.reply import Reply
 from lightfill.engine.fal.statuses import InProgress, Queued, parse_status
 from lightfill.engine.fal.transport import Order
 
+from .conftest import Somewhere
+
 APP = "fal-ai/fast-lightning-sdxl/inpainting"
 ORDER = Order(application=APP, arguments={})
 URLS = {
@@ -26,6 +28,11 @@ URLS = {
 }  # fmt: skip
 QUEUED = {"status": "IN_QUEUE", "queue_position": 0, "logs": None, "metrics": {}, **URLS}
 DONE = {"status": "COMPLETED", "logs": None, "metrics": {}, **URLS}
+
+
+@pytest.fixture
+def fal(somewhere: Somewhere) -> ModuleType:
+    return somewhere.start()
 
 
 class Scripted:
@@ -47,16 +54,16 @@ class Scripted:
         self.asked.append("prepared")
         return order
 
-    def submit(self, order: Order) -> Reply:
+    def submit(self, order: Order, **_: float) -> Reply:
         return self._next("submit")
 
-    def status(self, status_url: str, *, logs: bool) -> Reply:
+    def status(self, status_url: str, *, logs: bool, **_: float) -> Reply:
         return self._next("status")
 
-    def result(self, response_url: str) -> Reply:
+    def result(self, response_url: str, **_: float) -> Reply:
         return self._next("result")
 
-    def cancel(self, cancel_url: str) -> Reply:
+    def cancel(self, cancel_url: str, **_: float) -> Reply:
         return self._next("cancel")
 
     def wait(self, status_url: str, seen: Reply, seconds: float) -> None:
@@ -87,7 +94,7 @@ def test_both_modes_are_one_implementation() -> None:
 def test_what_fal_client_repeats_is_repeated_and_arguments_are_stored_once(
     status_code: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(calls, "_FIRST_DELAY_S", 0.0)
+    monkeypatch.setattr(retries, "FIRST_DELAY_S", 0.0)
     busy = Reply(status_code, {"detail": "busy"})
     transport = Scripted(submit=[busy] * 9 + [Reply(200, QUEUED)])
     assert finish(Calls(lambda: transport, Blocking()).submit(ORDER)).request_id == "id"

@@ -1,7 +1,7 @@
 """The endpoint's documentation, its JavaScript calls translated to fal_client's Python one to one.
 
-They run on the embedded bundle, in process. The two pictures come from a server of this test, under
-the file names the documentation has.
+They run on the embedded bundle, in this process and on a server. The two pictures come from an HTTP
+server of this test, under the file names the documentation has.
 """
 
 import asyncio
@@ -21,6 +21,8 @@ import pytest
 from PIL import Image
 
 from lightfill.engine.fal.schema import InpaintingOutput
+from lightfill.engine.fal.settings import Settings
+from lightfill.engine.pipeline import Inpainter
 
 EXAMPLES = Path(__file__).parents[4] / "examples"
 NAME = "overture-creations-5sI6fQgYIuo"
@@ -30,6 +32,11 @@ APP = "fal-ai/fast-lightning-sdxl/inpainting"
 class Silent(SimpleHTTPRequestHandler):
     def log_message(self, *_: Any) -> None:
         pass
+
+
+@pytest.fixture
+def demo_fal(demo_somewhere: ModuleType) -> ModuleType:
+    return demo_somewhere
 
 
 SMALL = {"width": 256, "height": 256}
@@ -148,15 +155,16 @@ def test_uploading_files(demo_fal: ModuleType, arguments: dict[str, Any], tmp_pa
 
 @pytest.mark.slow  # 1024x1024 on a CPU, twice
 def test_the_documentation_s_input_as_it_stands(
-    demo_fal: ModuleType, documented: dict[str, Any]
+    fal: ModuleType, settings: Settings, demo_inpainter: Inpainter, documented: dict[str, Any]
 ) -> None:
-    check_output(demo_fal.subscribe(APP, documented), (1024, 1024))
+    fal.configure(settings, inpainter=demo_inpainter)
+    check_output(fal.subscribe(APP, documented), (1024, 1024))
     spelt_out = {
         **documented,
         "image_size": "square_hd", "num_inference_steps": 4, "strength": 0.95, "num_images": 1,
         "embeddings": [], "format": "jpeg",
     }  # fmt: skip
-    check_output(demo_fal.subscribe(APP, spelt_out), (1024, 1024))
+    check_output(fal.subscribe(APP, spelt_out), (1024, 1024))
 
 
 def test_sync_mode_gives_the_picture_in_the_answer(

@@ -1,29 +1,39 @@
-"""What goes wrong is told as fal's client tells it."""
+"""What goes wrong is told as fal's client tells it, in this process and by a server."""
 
 import pickle
 import threading
 import time
-from dataclasses import replace
 from types import ModuleType
 from typing import Any
 
 import pytest
+from scripted_endpoint import OUTPUT
 
 from lightfill.engine.errors import DatabaseUnavailable, LightfillError
-from lightfill.engine.fal import calls
-from lightfill.engine.fal.local import LocalTransport
+from lightfill.engine.fal import retries
+from lightfill.engine.fal.service import Service
 from lightfill.engine.fal.settings import Settings
 
-from .conftest import OUTPUT
+from .conftest import Somewhere
 
 APP = "fal-ai/fast-lightning-sdxl/inpainting"
 UNKNOWN = "764cabcf-b745-4b3e-ae38-1200304cf45b"
 
 
 @pytest.fixture
+def fal(somewhere: Somewhere) -> ModuleType:
+    return somewhere.start()
+
+
+@pytest.fixture
+def demo_fal(demo_somewhere: ModuleType) -> ModuleType:
+    return demo_somewhere
+
+
+@pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """A full queue is asked again at once, not for 51 s."""
-    monkeypatch.setattr(calls, "_FIRST_DELAY_S", 0.0)
+    monkeypatch.setattr(retries, "FIRST_DELAY_S", 0.0)
 
 
 def test_a_refused_request_is_a_422_with_fal_s_list(demo_fal: ModuleType) -> None:
@@ -116,10 +126,8 @@ def test_an_id_without_owner_is_a_value_error(fal: ModuleType) -> None:
         fal.status("nothing", UNKNOWN)
 
 
-def test_cancel_in_the_queue_and_after_completion(
-    fal: ModuleType, settings: Settings, scripted: Any
-) -> None:
-    fal.configure(settings, worker=False)
+def test_cancel_in_the_queue_and_after_completion(somewhere: Somewhere, scripted: Any) -> None:
+    fal = somewhere.start(worker=False)
     handle = fal.submit(APP, {"prompt": "x"})
     assert handle.status() == fal.Queued(position=0)
     fal.cancel(APP, handle.request_id)
@@ -146,14 +154,14 @@ def test_cancel_stops_a_running_request(fal: ModuleType, scripted: Any) -> None:
 
 @pytest.mark.usefixtures("impatient")
 def test_a_full_queue_is_429_after_fal_client_s_ten_attempts(
-    fal: ModuleType, settings: Settings, monkeypatch: pytest.MonkeyPatch
+    somewhere: Somewhere, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     attempts = []
-    submit = LocalTransport.submit
+    submit = Service.submit
     monkeypatch.setattr(
-        LocalTransport, "submit", lambda self, order: attempts.append(1) or submit(self, order)
+        Service, "submit", lambda *args, **more: attempts.append(1) or submit(*args, **more)
     )
-    fal.configure(replace(settings, max_queue_length=1), worker=False)
+    fal = somewhere.start(worker=False, max_queue_length=1)
     fal.submit(APP, {"prompt": "x"})
     with pytest.raises(fal.FalClientHTTPError) as caught:
         fal.submit(APP, {"prompt": "y"})
@@ -161,10 +169,8 @@ def test_a_full_queue_is_429_after_fal_client_s_ten_attempts(
     assert len(attempts) == 11
 
 
-def test_a_queue_with_room_again_takes_the_request(
-    fal: ModuleType, settings: Settings, scripted: Any
-) -> None:
-    fal.configure(replace(settings, max_queue_length=1), worker=False)
+def test_a_queue_with_room_again_takes_the_request(somewhere: Somewhere, scripted: Any) -> None:
+    fal = somewhere.start(worker=False, max_queue_length=1)
     first = fal.submit(APP, {"prompt": "x"})
 
     cancelling = threading.Timer(0.05, first.cancel)
@@ -174,8 +180,8 @@ def test_a_queue_with_room_again_takes_the_request(
     assert second.status() == fal.Queued(position=0)
 
 
-def test_start_timeout_is_a_504_of_the_user_s(fal: ModuleType, settings: Settings) -> None:
-    fal.configure(settings, worker=False)
+def test_start_timeout_is_a_504_of_the_user_s(somewhere: Somewhere) -> None:
+    fal = somewhere.start(worker=False)
     handle = fal.submit(APP, {"prompt": "x"}, start_timeout=1.01)
     with pytest.raises(fal.FalClientHTTPError) as caught:
         handle.get()
@@ -193,10 +199,9 @@ def test_start_timeout_ends_with_the_start(fal: ModuleType, scripted: Any) -> No
 
 @pytest.mark.parametrize("state", ["queued", "running"])
 def test_client_timeout_cancels_the_request(
-    fal: ModuleType, settings: Settings, scripted: Any, state: str
+    somewhere: Somewhere, scripted: Any, state: str
 ) -> None:
-    if state == "queued":
-        fal.configure(settings, worker=False)
+    fal = somewhere.start(worker=state == "running")
     ids: list[str] = []
     started = time.monotonic()
     with pytest.raises(fal.FalClientTimeoutError) as caught:
@@ -216,10 +221,10 @@ def test_run_has_a_timeout_for_everything(fal: ModuleType, scripted: Any) -> Non
 
 @pytest.mark.usefixtures("impatient")
 def test_client_timeout_counts_the_wait_for_a_full_queue(
-    fal: ModuleType, settings: Settings, monkeypatch: pytest.MonkeyPatch
+    somewhere: Somewhere, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(calls, "_FIRST_DELAY_S", 0.3)
-    fal.configure(replace(settings, max_queue_length=1), worker=False)
+    monkeypatch.setattr(retries, "FIRST_DELAY_S", 0.3)
+    fal = somewhere.start(worker=False, max_queue_length=1)
     fal.submit(APP, {"prompt": "x"})
     with pytest.raises(fal.FalClientTimeoutError) as caught:
         fal.subscribe(APP, {"prompt": "y"}, client_timeout=1.01)
@@ -248,10 +253,8 @@ def test_wrong_options_are_value_errors_as_in_fal_client(
         fal.submit(APP, {}, **wrong)
 
 
-def test_headers_do_what_the_arguments_do(
-    fal: ModuleType, settings: Settings, scripted: Any
-) -> None:
-    fal.configure(settings, worker=False)
+def test_headers_do_what_the_arguments_do(somewhere: Somewhere, scripted: Any) -> None:
+    fal = somewhere.start(worker=False)
     low = fal.submit(APP, {"prompt": "x"}, headers={"X-Fal-Queue-Priority": "low"})
     fal.submit(APP, {"prompt": "y"}, hint="any")
     assert low.status() == fal.Queued(position=1)
@@ -267,8 +270,9 @@ def test_arguments_that_are_no_json_are_a_422(fal: ModuleType) -> None:
 
 
 def test_a_database_that_cannot_be_used_says_which_setting_names_it(
-    fal: ModuleType, settings: Settings
+    fal_module: ModuleType, settings: Settings
 ) -> None:
+    fal = fal_module
     fal.configure(settings, database_url="mysql://somewhere/x")
     with pytest.raises(DatabaseUnavailable, match="postgresql://"):
         fal.submit(APP, {})

@@ -1,4 +1,7 @@
-"""What only this process has, paths, pictures and arrays, reaches the worker as stored files."""
+"""What only this process has, paths, pictures and arrays, reaches the worker as stored files.
+
+The worker is one of this process, or a server's.
+"""
 
 import io
 from pathlib import Path
@@ -10,11 +13,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from lightfill.engine.fal.files import Files
-from lightfill.engine.fal.settings import Settings
+from .conftest import Somewhere
 
 APP = "fal-ai/fast-lightning-sdxl/inpainting"
 PHOTO = Path(__file__).parents[4] / "examples/coffee.png"
+
+
+@pytest.fixture
+def fal(somewhere: Somewhere) -> ModuleType:
+    return somewhere.start()
 
 
 def pixels_of(data: bytes) -> np.ndarray[Any, Any]:
@@ -23,7 +30,7 @@ def pixels_of(data: bytes) -> np.ndarray[Any, Any]:
 
 @pytest.mark.parametrize("kind", ["path", "text", "file URL", "bytes", "picture", "array"])
 def test_local_inputs_are_stored(
-    kind: str, fal: ModuleType, settings: Settings, scripted: Any
+    kind: str, fal: ModuleType, somewhere: Somewhere, scripted: Any
 ) -> None:
     picture = Image.open(PHOTO).convert("RGB")
     value: Any = {
@@ -33,13 +40,13 @@ def test_local_inputs_are_stored(
     fal.run(APP, {"prompt": "x", "image_url": value, "mask_url": value})
     (ran,) = scripted.ran
     for field in ("image_url", "mask_url"):
-        read = Files(settings).read_input(ran[field], field)  # as a worker reads: no paths
+        read = somewhere.files.read_input(ran[field], field)  # as a worker reads: no paths
         assert isinstance(read, bytes)
         np.testing.assert_array_equal(pixels_of(read), np.asarray(picture))
 
 
 def test_what_any_worker_can_read_stays_as_it_is(
-    fal: ModuleType, settings: Settings, scripted: Any
+    fal: ModuleType, somewhere: Somewhere, scripted: Any
 ) -> None:
     data_uri = fal.encode(b"x" * 10_000, "image/png")
     arguments = {
@@ -54,14 +61,14 @@ def test_what_any_worker_can_read_stays_as_it_is(
 
 
 def test_a_local_embedding_is_stored(
-    fal: ModuleType, settings: Settings, scripted: Any, tmp_path: Path
+    fal: ModuleType, somewhere: Somewhere, scripted: Any, tmp_path: Path
 ) -> None:
     (tmp_path / "style.safetensors").write_bytes(b"vectors")
     embeddings = [{"path": str(tmp_path / "style.safetensors"), "tokens": ["<s>"]}]
     fal.run(APP, {"prompt": "x", "embeddings": embeddings})
     (kept,) = scripted.ran[0]["embeddings"]
     assert kept["tokens"] == ["<s>"]
-    assert Files(settings).read_input(kept["path"], "embeddings") == b"vectors"
+    assert somewhere.files.read_input(kept["path"], "embeddings") == b"vectors"
 
 
 def test_a_path_that_is_not_there_is_fal_s_422(fal: ModuleType, tmp_path: Path) -> None:
@@ -81,12 +88,14 @@ def test_text_that_can_only_be_a_path_is_missed_at_once(fal: ModuleType, text: s
     assert item["msg"].endswith("check the path")
 
 
-def test_a_tuple_of_embeddings_is_a_list(fal: ModuleType, scripted: Any, tmp_path: Path) -> None:
+def test_a_tuple_of_embeddings_is_a_list(
+    fal: ModuleType, somewhere: Somewhere, scripted: Any, tmp_path: Path
+) -> None:
     (tmp_path / "style.safetensors").write_bytes(b"vectors")
     embeddings = ({"path": str(tmp_path / "style.safetensors")}, {"path": "someone/hub-id"})
     fal.run(APP, {"prompt": "x", "embeddings": embeddings})
     first, second = scripted.ran[0]["embeddings"]
-    assert first["path"].startswith("file://")
+    assert somewhere.files.read_input(first["path"], "embeddings") == b"vectors"
     assert second == {"path": "someone/hub-id"}
 
 
@@ -97,21 +106,21 @@ def test_any_text_reaches_the_worker_as_it_is(fal: ModuleType, scripted: Any) ->
 
 
 def test_uploads_keep_name_type_and_bytes(
-    fal: ModuleType, settings: Settings, tmp_path: Path
+    fal: ModuleType, somewhere: Somewhere, tmp_path: Path
 ) -> None:
     big = tmp_path / "big picture.bin"
     big.write_bytes(bytes(range(256)) * 20_000)
-    stored = Files(settings).open(fal.upload_file(str(big)))
+    stored = somewhere.files.open(fal.upload_file(str(big)))
     assert stored.path.read_bytes() == big.read_bytes()
     assert (stored.file_name, stored.content_type) == (big.name, "application/octet-stream")
-    stored = Files(settings).open(fal.upload_image(Image.open(PHOTO), "png"))
+    stored = somewhere.files.open(fal.upload_image(Image.open(PHOTO), "png"))
     assert stored.content_type == "image/png"
     np.testing.assert_array_equal(
         pixels_of(stored.path.read_bytes()), pixels_of(PHOTO.read_bytes())
     )
 
 
-def test_uploads_that_cannot_be(fal: ModuleType, settings: Settings, tmp_path: Path) -> None:
+def test_uploads_that_cannot_be(fal: ModuleType, somewhere: Somewhere, tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
         fal.upload_file(tmp_path / "none")
     with pytest.raises(ValueError, match="Unsupported upload repository"):
@@ -119,29 +128,32 @@ def test_uploads_that_cannot_be(fal: ModuleType, settings: Settings, tmp_path: P
     with pytest.warns(DeprecationWarning, match="cdn") as warned:
         fal.upload(b"x", "text/plain", repository="cdn", fallback_repository=["fal"])
     assert warned[0].filename == __file__
-    fal.configure(settings, max_upload_bytes=10)
+    somewhere.start(max_upload_bytes=10)
     with pytest.raises(fal.FalClientHTTPError) as caught:
         fal.upload(b"x" * 11, "text/plain")
-    assert (caught.value.status_code, caught.value.message[0]["type"]) == (422, "file_too_large")
+    if somewhere.server is None:
+        assert caught.value.message[0]["type"] == "file_too_large"
+    assert caught.value.status_code == (422 if somewhere.server is None else 413)
 
 
 @pytest.mark.parametrize("expires_in", ["never", "immediate", "1h", "1d", "7d", "30d", "1y", 5])
-def test_lifecycles_last_as_long_as_fal_client_s(fal: ModuleType, expires_in: Any) -> None:
+def test_lifecycles_last_as_long_as_fal_client_s(fal_module: ModuleType, expires_in: Any) -> None:
     from fal_client.client import _normalize_upload_lifecycle
 
     theirs = _normalize_upload_lifecycle(real.StorageSettings(expires_in=expires_in)) or {}
-    ours = fal.StorageSettings(expires_in=expires_in).seconds()
+    ours = fal_module.StorageSettings(expires_in=expires_in).seconds()
     assert ours == theirs.get("expiration_duration_seconds")
 
 
 @pytest.mark.parametrize("expires_in", [True, 0, -1, "2h"])
-def test_wrong_lifecycles_are_value_errors_in_both(fal: ModuleType, expires_in: Any) -> None:
-    for module in (real, fal):
+def test_wrong_lifecycles_are_value_errors_in_both(fal_module: ModuleType, expires_in: Any) -> None:
+    for module in (real, fal_module):
         with pytest.raises(ValueError, match="expires_in"):
             module.StorageSettings(expires_in=expires_in)
 
 
-def test_encoding_is_fal_client_s(fal: ModuleType, tmp_path: Path) -> None:
+def test_encoding_is_fal_client_s(fal_module: ModuleType, tmp_path: Path) -> None:
+    fal = fal_module
     (tmp_path / "x.unknown").write_bytes(b"\x00\xff")
     picture = Image.open(PHOTO).convert("RGB")
     for module in (fal, real):

@@ -71,6 +71,27 @@ def test_a_request_from_submit_to_result(service: Service, queue: JobQueue) -> N
     assert (result.text, result.content, result.is_success) == ('{"seed":1}', b'{"seed":1}', True)
 
 
+def test_a_submit_tells_of_a_queued_request_whatever_became_of_it(
+    service: Service, queue: JobQueue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """fal's clients know no other answer (section 5.1); a worker may be quicker than the reply."""
+    submit = JobQueue.submit
+
+    def taken_at_once(*args: object, **options: object) -> str:
+        request_id = submit(*args, **options)  # type: ignore[arg-type]
+        claim = queue.claim("worker")
+        assert claim is not None
+        queue.finish(claim, 422, {"detail": "no"}, {"inference_time": 0.5})
+        return request_id
+
+    monkeypatch.setattr(JobQueue, "submit", taken_at_once)
+    body = service.submit(ORDER).body
+    assert (body["status"], body["queue_position"]) == ("IN_QUEUE", 0)
+    assert (body["logs"], body["metrics"]) == (None, {})
+    assert "error" not in body
+    assert service.status(body["request_id"]).body["status"] == "COMPLETED"
+
+
 def test_cancel_has_three_answers(service: Service) -> None:
     request_id = service.submit(ORDER).body["request_id"]
     accepted = service.cancel(request_id)
