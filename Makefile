@@ -7,7 +7,7 @@ DEMO = .venv/.installed
 DEV = .venv-dev/.installed
 IN_DEV = .venv-dev/bin
 
-.PHONY: demo test check fix bench bench-peers bench-full bench-queue bench-server fuzz-server bench-export demo-bundle clean
+.PHONY: demo test check fix bench bench-peers bench-full bench-queue bench-server fuzz-server load-server bench-export demo-bundle clean
 
 demo: $(DEMO)            ## inpaint a real photo with the embedded model
 	.venv/bin/python examples/demo.py
@@ -41,7 +41,10 @@ bench-server: $(DEV)     ## what HTTP and the queue cost around jobs that do not
 	$(IN_DEV)/python -m lightfill.bench.server_overhead
 
 fuzz-server: $(DEV)      ## more than 20,000 requests against the server's OpenAPI document
-	LIGHTFILL_FUZZ_EXAMPLES=600 $(IN_DEV)/python -m pytest -s tests/engine/server/test_openapi_fuzz.py
+	TESTS_FUZZ_EXAMPLES=600 $(IN_DEV)/python -m pytest -s tests/engine/server/test_openapi_fuzz.py
+
+load-server: $(DEV)      ## 100 clients at once with 20 requests each, some of whom leave
+	TESTS_LOAD_EACH=20 $(IN_DEV)/python -m pytest -s tests/engine/server/test_load.py
 
 bench-export: $(DEV)     ## SDXL at full size: exported and run on this CPU (20 minutes and more)
 	$(IN_DEV)/python -m lightfill.bench.full_size --write

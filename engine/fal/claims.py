@@ -48,14 +48,17 @@ class Claims:
         """Where the jobs are, for what is kept beside them."""
         return self._database
 
-    def claim(self, worker: str) -> Claim | None:
+    def claim(self, worker: str, *, busy: bool = False) -> Claim | None:
         """Take the first waiting job: by priority, then by submission; None if none waits.
 
-        Jobs whose lease ran out come back first, to their old place.
+        Jobs whose lease ran out come back first, to their old place. busy: whether there was one a
+        moment ago; idle workers, who poll, must not take the write lock for nothing.
         """
         now = self._database.now()
-        if not self._database.read(lambda connection: transitions.has_work(connection, now)):
-            return None  # idle workers poll: they must not take the write lock for nothing
+        if not busy and not self._database.read(
+            lambda connection: transitions.has_work(connection, now)
+        ):
+            return None
 
         def operation(connection: Connection) -> tuple[list[Settled], Claim | None]:
             settled = transitions.settle(connection, now, self._max_losses)

@@ -190,7 +190,8 @@ def _sqlite(url: URL) -> Engine:
     @event.listens_for(engine, "begin")
     def begin(connection: Connection) -> None:
         kind, _, synchronous = connection.get_execution_options()["lightfill_begin"].partition(" ")
-        if synchronous:
+        if synchronous and connection.info.get("synchronous") != synchronous:
+            connection.info["synchronous"] = synchronous
             connection.exec_driver_sql(f"PRAGMA synchronous={synchronous}")
         connection.exec_driver_sql(f"BEGIN {kind}")
 

@@ -6,11 +6,11 @@ transitions.py what may become of a job, database.py what survives what.
 
 import time
 import uuid
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from math import isfinite
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, TypedDict, TypeVar, Unpack
 
-from sqlalchemy import Connection, update
+from sqlalchemy import Connection, Row, update
 
 from ..errors import InvalidInput, QueueFull, StillInProgress
 from . import positions, rows, transitions
@@ -25,8 +25,21 @@ from .transitions import Settled
 
 __all__ = ["Claim", "JobQueue", "JobResult", "JobStatus"]
 
+T = TypeVar("T")
 _POLL_S = (0.02, 0.25)
 """How often a change made by another process is looked for: at first, and later."""
+
+
+class Options(TypedDict, total=False):
+    """The keywords of `JobQueue.place`."""
+
+    path: str
+    priority: Priority
+    start_timeout: float | None
+    owner: str | None
+    webhook_url: str | None
+    max_length: int | None
+    request_id: str | None
 
 
 class JobQueue(Claims):
@@ -73,6 +86,12 @@ class JobQueue(Claims):
         self._database.close()
 
     def submit(
+        self, application: str, arguments: Mapping[str, Any], **options: Unpack[Options]
+    ) -> str:
+        """As `place`, but returns the job's id."""
+        return self.place(application, arguments, **options).request_id
+
+    def place(
         self,
         application: str,
         arguments: Mapping[str, Any],
@@ -84,12 +103,12 @@ class JobQueue(Claims):
         webhook_url: str | None = None,
         max_length: int | None = None,
         request_id: str | None = None,
-    ) -> str:
-        """Store a job and return its id (a uuid4 unless given); it is on the disk then.
+    ) -> JobStatus:
+        """Store a job and return how it waits; it is on the disk then.
 
-        start_timeout: seconds; a job no worker has begun by then fails with 504. max_length:
-        refuse when more requests than this wait (`fal_max_queue_length`). Raises QueueFull and
-        InvalidInput.
+        request_id: a uuid4 unless given. start_timeout: seconds; a job no worker has begun by then
+        fails with 504. max_length: refuse when more requests than this wait
+        (`fal_max_queue_length`). Raises QueueFull and InvalidInput.
         """
         now = self._database.now()
         values = {
@@ -109,44 +128,46 @@ class JobQueue(Claims):
         room = self._room(max_length)
         settled: list[Settled] = []
 
-        def operation(connection: Connection) -> bool:
+        def operation(connection: Connection) -> JobStatus | None:
             settled.clear()  # what a transaction left here that was rolled back
             if room is not None and not self._has_room(connection, room, now, settled):
-                return False
-            rows.store(connection, values, content)
-            return True
+                return None
+            return rows.store(connection, values, content)
 
-        has_room = self._database.write(operation)
+        placed = self._database.write(operation)
         self._tell(settled)
-        if not has_room:
+        if placed is None:
             raise QueueFull("as many requests as may already wait; come back later")
         self.changes.announce(WORK)
-        return str(values["request_id"])
+        return placed
 
     def status(
         self, request_id: str, *, with_logs: bool = False, owner: str | None = None
     ) -> JobStatus:
         """The job as it is now; raises JobNotFound."""
-        while True:
-            now = self._database.now()
+        while (found := self.glance(request_id, with_logs=with_logs, owner=owner)) is None:
+            self._settle(request_id)
+        return found
 
-            def operation(connection: Connection, now: float = now) -> JobStatus | None:
-                row = rows.find(connection, request_id, owner)
-                if rows.is_overdue(row, now):
-                    return None
-                return rows.status_of(connection, row, with_logs)
-
-            if (status := self._database.read(operation)) is not None:
-                return status
-            self._settle(request_id, now)
+    def glance(
+        self, request_id: str, *, with_logs: bool = False, owner: str | None = None
+    ) -> JobStatus | None:
+        """As `status`, without ever writing: None if the job is overdue for another state."""
+        return self._seen(
+            request_id, owner, lambda connection, row: rows.status_of(connection, row, with_logs)
+        )
 
     def result(self, request_id: str, *, owner: str | None = None) -> JobResult:
         """The completed job's answer; raises JobNotFound and StillInProgress."""
-        if self.status(request_id, owner=owner).state != COMPLETED:
-            raise StillInProgress("Request is still in progress")  # fal's words (section 5.3)
-        return self._database.read(
-            lambda connection: rows.result_of(connection, rows.find(connection, request_id, owner))
-        )
+
+        def answer(connection: Connection, row: Row[Any]) -> JobResult:
+            if row.state != COMPLETED:
+                raise StillInProgress("Request is still in progress")  # fal's words (section 5.3)
+            return rows.result_of(connection, row)
+
+        while (found := self._seen(request_id, owner, answer)) is None:
+            self._settle(request_id)
+        return found
 
     def cancel(
         self, request_id: str, *, owner: str | None = None
@@ -226,12 +247,24 @@ class JobQueue(Claims):
         settled += transitions.settle(connection, now, self._max_losses)
         return positions.length(connection) < room
 
-    def _settle(self, request_id: str, now: float) -> None:
-        self._tell(
-            self._database.write_lightly(
-                lambda connection: transitions.settle(connection, now, self._max_losses, request_id)
-            )
+    def _seen(
+        self, request_id: str, owner: str | None, what: Callable[[Connection, Row[Any]], T]
+    ) -> T | None:
+        """What of the job's row, at one moment; None if it is overdue for another state."""
+        now = self._database.now()
+
+        def operation(connection: Connection) -> T | None:
+            row = rows.find(connection, request_id, owner)
+            return None if rows.is_overdue(row, now) else what(connection, row)
+
+        return self._database.read(operation)
+
+    def _settle(self, request_id: str) -> None:
+        now = self._database.now()
+        settled = self._database.write_lightly(
+            lambda connection: transitions.settle(connection, now, self._max_losses, request_id)
         )
+        self._tell(settled)
 
 
 def _rank(priority: str) -> int:

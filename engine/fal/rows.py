@@ -13,13 +13,23 @@ from .job import Claim, JobResult, JobStatus, is_storable, log_entry
 from .jobs_table import IN_PROGRESS, IN_QUEUE, arguments, jobs, logs, results
 
 
-def store(connection: Connection, values: Mapping[str, Any], content: str) -> None:
+def store(connection: Connection, values: Mapping[str, Any], content: str) -> JobStatus:
     """A new job and its arguments; raises InvalidInput if the request id is taken."""
     try:
-        sequence = connection.scalar(insert(jobs).values(values).returning(jobs.c.sequence))
+        sequence = connection.execute(
+            insert(jobs).values(values).returning(jobs.c.sequence)
+        ).scalar_one()
     except IntegrityError as error:
         raise InvalidInput("request_id", "is another request's; leave it out") from error
     connection.execute(insert(arguments).values(sequence=sequence, content=content))
+    return JobStatus(
+        request_id=values["request_id"],
+        application=values["application"],
+        state="IN_QUEUE",
+        version=1,
+        position=positions.ahead(connection, values["priority"], sequence),
+        metrics={},
+    )
 
 
 def find(

@@ -6,7 +6,6 @@ Sections are those of the fal protocol. Nothing here knows HTTP or the client; b
 import re
 import uuid
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any
 
 from ..errors import InvalidInput, JobNotFound, LightfillError, StillInProgress
@@ -48,7 +47,7 @@ class Service:
         try:
             if order.webhook_url is not None:
                 checked_webhook_url(order.webhook_url, allow_private=self._allow_private)
-            self._queue.submit(
+            placed = self._queue.place(
                 AppId.from_endpoint_id(APPLICATION).base,
                 order.arguments,
                 path="inpainting",
@@ -59,13 +58,9 @@ class Service:
                 priority=_priority(order.headers),
                 start_timeout=_start_timeout(order.headers),
             )
-            status = self._queue.status(request_id, owner=owner)
         except LightfillError as error:
             return reply(*error_body(error), request_id)
-        # As it was submitted: a worker may have it by now, but callers are told that it waits.
-        queued = replace(status, state="IN_QUEUE", position=status.position or 0, metrics={},
-                         error=None, error_type=None)  # fmt: skip
-        return reply(200, self._status_body(queued), request_id)
+        return reply(200, self._status_body(placed), request_id)
 
     def status(self, request_id: str, *, logs: bool = False, owner: str | None = None) -> Reply:
         """Section 5.2: 202 until the request is completed, then 200."""
@@ -73,8 +68,15 @@ class Service:
             status = self._queue.status(request_id, with_logs=logs, owner=owner)
         except LightfillError as error:
             return reply(*error_body(error), request_id)
-        code = 200 if status.state == "COMPLETED" else 202
-        return reply(code, self._status_body(status), request_id, seen=status)
+        return self._status_reply(status)
+
+    def glance(self, request_id: str, *, logs: bool, owner: str | None) -> Reply | None:
+        """As `status`, but None if that has to write, and so may wait for other writers."""
+        try:
+            status = self._queue.glance(request_id, with_logs=logs, owner=owner)
+        except LightfillError as error:
+            return reply(*error_body(error), request_id)
+        return None if status is None else self._status_reply(status)
 
     def result(self, request_id: str, *, owner: str | None = None) -> Reply:
         """Section 5.3: the output, the request's own error, or 400 while it is not there."""
@@ -101,6 +103,10 @@ class Service:
     def request_url(self, application: str, request_id: str) -> str:
         """The response URL: owner and alias only (section 4)."""
         return f"{self._url}/{AppId.from_endpoint_id(application).base}/requests/{request_id}"
+
+    def _status_reply(self, status: JobStatus) -> Reply:
+        code = 200 if status.state == "COMPLETED" else 202
+        return reply(code, self._status_body(status), status.request_id, seen=status)
 
     def _status_body(self, status: JobStatus) -> dict[str, Any]:
         url = self.request_url(status.application, status.request_id)

@@ -12,7 +12,18 @@ and there its webhook goes into the outbox, whoever completes it.
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from sqlalchemy import Column, ColumnElement, Connection, Row, delete, insert, or_, select, update
+from sqlalchemy import (
+    Column,
+    ColumnElement,
+    Connection,
+    Row,
+    delete,
+    exists,
+    insert,
+    or_,
+    select,
+    update,
+)
 
 from ..errors import Cancelled, LightfillError, StartTimeout, WorkerLost
 from . import webhook_rows
@@ -177,12 +188,14 @@ def settle(
     """
     this = jobs.c.request_id == only if only is not None else None
     late = is_waiting & (jobs.c.start_deadline <= now)
+    lost = is_running & (jobs.c.lease_until <= now)
+    if not connection.scalar(select(exists().where(late) | exists().where(lost))):
+        return []
     changed = [
         Settled(row.request_id, _TOO_LATE)
         for row in _locked(connection, late, jobs.c.start_deadline, this)
         if fail(connection, is_waiting, row.sequence, now, _TOO_LATE)
     ]
-    lost = is_running & (jobs.c.lease_until <= now)
     for row in _locked(connection, lost, jobs.c.lease_until, this):
         settled = _recover(connection, row, now, max_losses)
         if settled is not None:

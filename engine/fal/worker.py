@@ -6,8 +6,10 @@ import socket
 import threading
 import time
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from functools import partial
+from queue import SimpleQueue
 from typing import Any, Self
 
 from ..errors import Cancelled, DatabaseUnavailable, LightfillError
@@ -61,9 +63,11 @@ class Worker:
         self._sweep = sweep or queue.sweep
         self._swept = -_SWEEP_S
         self._thread = threading.Thread(target=self._serve, name=self.name, daemon=True)
+        self._leases = _Leases(queue, self._heartbeat_s)
 
     def start(self) -> Self:
         """Begin to take jobs."""
+        self._leases.start()
         self._thread.start()
         return self
 
@@ -92,12 +96,14 @@ class Worker:
         self.stop()
 
     def _serve(self) -> None:
-        with self._queue.changes.watch(WORK) as work:
+        busy = False
+        with self._leases, self._queue.changes.watch(WORK) as work:
             while not self._stopping.is_set():
                 work.clear()  # before looking: a submit from here on is noticed
                 try:
                     self._sweep_if_due()
-                    claim = self._queue.claim(self.name)
+                    claim = self._queue.claim(self.name, busy=busy)
+                    busy = claim is not None
                     if claim is None:
                         work.wait(self._poll_s)
                     else:
@@ -108,15 +114,7 @@ class Worker:
 
     def _work(self, claim: Claim) -> None:
         started = time.perf_counter()
-        lease = _Lease(self._queue, claim, self._heartbeat_s)
-        try:
-            lease.start()
-        except RuntimeError as error:  # Python 3.12 starts no thread while the interpreter ends
-            logger.warning("request %s waits on: %s", claim.request_id, error)
-            self._queue.give_back(claim)
-            self._stopping.wait(_RETRY_S)
-            return
-        with lease:
+        with self._leases.renewed(claim) as lease:
             outcome = self._outcome(claim, lease)
             if outcome is None:
                 self._queue.give_back(claim)
@@ -178,8 +176,42 @@ class Worker:
             logger.exception("worker %s cannot delete what has expired", self.name)
 
 
+class _Leases:
+    """Renews the lease of its worker's claim, in a thread that outlives the jobs."""
+
+    def __init__(self, queue: Claims, heartbeat_s: float) -> None:
+        self._queue = queue
+        self._heartbeat_s = heartbeat_s
+        self._held: SimpleQueue[_Lease | None] = SimpleQueue()
+        self._thread = threading.Thread(target=self._renew, name="lightfill lease", daemon=True)
+
+    def start(self) -> None:
+        """Begin to renew what there will be."""
+        self._thread.start()
+
+    def __enter__(self) -> None: ...
+
+    def __exit__(self, *_: object) -> None:
+        self._held.put(None)
+        self._thread.join()
+
+    @contextmanager
+    def renewed(self, claim: Claim) -> Iterator["_Lease"]:
+        """The claim's lease, renewed to the end of the block."""
+        lease = _Lease(self._queue, claim, self._heartbeat_s)
+        self._held.put(lease)
+        try:
+            yield lease
+        finally:
+            lease.end()
+
+    def _renew(self) -> None:
+        while (lease := self._held.get()) is not None:
+            lease.renew()
+
+
 class _Lease:
-    """Renews a claim's lease from a thread of its own; `lost` is set when the job is not ours."""
+    """The lease of one claim; `lost` is set when the job is not ours any more."""
 
     def __init__(self, queue: Claims, claim: Claim, heartbeat_s: float) -> None:
         self._queue = queue
@@ -188,25 +220,18 @@ class _Lease:
         self._renewed = time.monotonic()
         self._over = threading.Event()
         self.lost = threading.Event()
-        self._thread = threading.Thread(target=self._renew, name="lightfill lease", daemon=True)
 
-    def start(self) -> None:
-        """Begin to renew; RuntimeError if no thread can be started."""
-        self._thread.start()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
+    def end(self) -> None:
+        """Renew it no more."""
         self._over.set()
         self._queue.changes.announce(cancellation(self._claim.request_id))
-        self._thread.join()
 
     def expired(self) -> bool:
         """Whether no heartbeat got through for so long that another worker may have the job."""
         return time.monotonic() - self._renewed >= self._queue.lease_s
 
-    def _renew(self) -> None:
+    def renew(self) -> None:
+        """Renew it until it ends or is lost."""
         pause = min(self._heartbeat_s, _FIRST_LOOK_S)
         with self._queue.changes.watch(cancellation(self._claim.request_id)) as told:
             while not (self._over.is_set() or self.lost.is_set()):

@@ -37,7 +37,7 @@ async def follow(
     with _told(site, request_id) as changed:
         while not site.stopping.is_set():
             changed.clear()  # before looking: a change from here on is noticed
-            reply = await site.in_thread(site.service.status, request_id, logs=logs, owner=owner)
+            reply = await site.status(request_id, logs=logs, owner=owner)
             if reply.seen is None or reply.seen.version != version:
                 yield reply
             if reply.seen is None or reply.status_code == 200:

@@ -51,9 +51,7 @@ def queue_router(site: Site) -> APIRouter:
 
     async def status(request_id: str, who: Who, logs: Logs = False) -> Response:
         """The request's state: 202 until it is completed, then 200."""
-        return as_response(
-            await site.in_thread(site.service.status, request_id, logs=logs, owner=who.owner)
-        )
+        return as_response(await site.status(request_id, logs=logs, owner=who.owner))
 
     async def stream(request_id: str, who: Who, logs: Logs = False) -> Response:
         """The state after every change, as server-sent events, until it is completed."""

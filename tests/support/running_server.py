@@ -53,7 +53,7 @@ def _wait_until_ready(origin: str) -> None:
     pause = threading.Event()
     for _ in range(int(_PATIENCE_S / 0.02)):
         try:
-            if httpx2.get(f"{origin}/ready").status_code == 200:
+            if httpx2.get(f"{origin}/ready", verify=False).status_code == 200:
                 return
         except httpx2.TransportError:
             pass

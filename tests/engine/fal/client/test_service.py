@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from lightfill.engine.fal.queue import JobQueue
+from lightfill.engine.fal.queue import JobQueue, JobStatus
 from lightfill.engine.fal.reply import Reply
 from lightfill.engine.fal.service import APPLICATION, Service
 from lightfill.engine.fal.transport import Order
@@ -75,16 +75,16 @@ def test_a_submit_tells_of_a_queued_request_whatever_became_of_it(
     service: Service, queue: JobQueue, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """fal's clients know no other answer (section 5.1); a worker may be quicker than the reply."""
-    submit = JobQueue.submit
+    place = JobQueue.place
 
-    def taken_at_once(*args: object, **options: object) -> str:
-        request_id = submit(*args, **options)  # type: ignore[arg-type]
+    def taken_at_once(*args: object, **options: object) -> JobStatus:
+        placed = place(*args, **options)  # type: ignore[arg-type]
         claim = queue.claim("worker")
         assert claim is not None
         queue.finish(claim, 422, {"detail": "no"}, {"inference_time": 0.5})
-        return request_id
+        return placed
 
-    monkeypatch.setattr(JobQueue, "submit", taken_at_once)
+    monkeypatch.setattr(JobQueue, "place", taken_at_once)
     body = service.submit(ORDER).body
     assert (body["status"], body["queue_position"]) == ("IN_QUEUE", 0)
     assert (body["logs"], body["metrics"]) == (None, {})

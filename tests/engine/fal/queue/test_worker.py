@@ -307,10 +307,10 @@ def test_nothing_ends_a_worker(
     monkeypatch.setattr("lightfill.engine.fal.worker._RETRY_S", 0.01)
     method, errors = getattr(queue, name), [error]
 
-    def fails_once(*arguments: Any) -> Any:
+    def fails_once(*arguments: Any, **options: Any) -> Any:
         if errors:
             raise errors.pop()
-        return method(*arguments)
+        return method(*arguments, **options)
 
     monkeypatch.setattr(queue, name, fails_once)
     assert outcome(queue, echo) == (200, {"n": 1})
