@@ -172,7 +172,7 @@ def test_no_key_and_no_upload_url_is_in_any_log_or_error(
     with keyed_server.me as client:
         url = client.post("/rest/storage/upload/initiate", json={}).json()["upload_url"]
         parts = client.post("/rest/storage/upload/initiate-multipart", json={}).json()
-        monkeypatch.setattr(keyed_server.site.service, "status", broken)
+        monkeypatch.setattr(keyed_server.site.service, "glance", broken)
         monkeypatch.setattr(keyed_server.site.files.storage, "keep", broken)
         monkeypatch.setattr(keyed_server.site.files.parts, "keep", broken)
         replies = [

@@ -72,7 +72,7 @@ def test_every_reply_is_readable_errors_included(
             416: nobody.get(url, headers={**ORIGIN, "range": "bytes=9-"}),
             422: me.post(f"/queue/{ENDPOINT}", headers=ORIGIN),
         }
-        monkeypatch.setattr(keyed_server.site.service, "status", broken)
+        monkeypatch.setattr(keyed_server.site.service, "glance", broken)
         replies[500] = me.get(f"{QUEUE}/requests/x/status", headers=ORIGIN)
         part = nobody.put(f"{parts}/1", content=b"x", headers=ORIGIN)
     assert part.headers["etag"]
