@@ -41,7 +41,7 @@ bench-server: $(DEV)     ## what HTTP and the queue cost around jobs that do not
 	$(IN_DEV)/python -m lightfill.bench.server_overhead
 
 fuzz-server: $(DEV)      ## more than 20,000 requests against the server's OpenAPI document
-	TESTS_FUZZ_EXAMPLES=600 $(IN_DEV)/python -m pytest -s tests/engine/server/test_openapi_fuzz.py
+	TESTS_FUZZ_EXAMPLES=1500 $(IN_DEV)/python -m pytest -s tests/engine/server/test_openapi_fuzz.py
 
 load-server: $(DEV)      ## 100 clients at once with 20 requests each, some of whom leave
 	TESTS_LOAD_EACH=20 $(IN_DEV)/python -m pytest -s tests/engine/server/test_load.py
