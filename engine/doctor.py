@@ -20,7 +20,7 @@ _PACKAGES = (
     "tokenizers",
     "onnxruntime",
     "onnxruntime-gpu",
-    "onnxruntime-ep-openvino",
+    "openvino",
     "tensorrt",
     "tensorrt-rtx",
     "cuda-python",

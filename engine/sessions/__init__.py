@@ -51,10 +51,14 @@ def open_session(
         from .null import NullSession
 
         return NullSession(bundle, component)
-    from .onnxruntime import OnnxRuntimeSession
-
     path = bundle.graph(component, ARITHMETIC[device])
     contract = bundle.contract(component)
+    if device == "openvino":
+        from .openvino import OpenVinoSession
+
+        return OpenVinoSession(path, component, contract, options)
+    from .onnxruntime import OnnxRuntimeSession
+
     return OnnxRuntimeSession(path, component, contract, device, options)
 
 
@@ -85,10 +89,22 @@ def require_device(device: str, device_index: int = 0) -> None:
 
         runtime_here(ENGINE_DEVICES[device], device_index)
         return
+    _require_library(device)
+
+
+def _require_library(device: str) -> None:
+    """Of the devices that read a graph as it is: raise unless its library is installed and runs."""
+    library = "OpenVINO" if device == "openvino" else "ONNX Runtime"
     try:
-        from .onnxruntime import require_runtime
+        if device == "openvino":
+            from .openvino import require_processor
+
+            require_processor()
+        else:
+            from .onnxruntime import require_provider
+
+            require_provider(device)
     except ImportError as error:
         raise DeviceUnavailable(
-            f"ONNX Runtime is not installed ({error}); `pip install 'lightfill[{device}]'`"
+            f"{library} is not installed ({error}); `pip install 'lightfill[{device}]'`"
         ) from error
-    require_runtime(device)

@@ -1,11 +1,10 @@
-"""ONNX Runtime sessions: its CPU provider, the OpenVINO plugin, and CUDA.
+"""ONNX Runtime sessions: its CPU provider, and CUDA.
 
 ONNX Runtime on its own runs on the CPU whenever a provider is absent or refuses a node, with a
 warning at most (onnxruntime issues 17801, 23372, 26994). Two guards make that an error here: the
 session refuses nodes left to the CPU, and the provider in charge must be the one asked for.
 """
 
-import threading
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +17,8 @@ from .base import Array, Feed, Session, SessionOptions, TensorSpec, check_contra
 
 _PROVIDERS = {
     "cpu": "CPUExecutionProvider",
-    "openvino": "OpenVINOExecutionProvider",
     "cuda": "CUDAExecutionProvider",
 }
-_OPENVINO_F32 = '{"CPU": {"INFERENCE_PRECISION_HINT": "f32"%s}}'
-"""Without the hint OpenVINO computes in bfloat16 where the CPU has it."""
 _DTYPES = {
     "tensor(float)": np.float32,
     "tensor(float16)": np.float16,
@@ -35,8 +31,6 @@ _COPYING_OPTIMIZERS = (
 )
 """Optimisations that copy weights: without them ONNX Runtime runs on the mapped file."""
 _ERRORS_ONLY = 3
-_registration = threading.Lock()
-_registered: set[str] = set()
 
 
 class OnnxRuntimeSession(Session):
@@ -69,12 +63,16 @@ class OnnxRuntimeSession(Session):
         self._session = None
 
 
-def require_runtime(device: str) -> None:
+def require_provider(device: str) -> None:
     """Raise DeviceUnavailable unless ONNX Runtime has the provider that `device` needs."""
-    if device == "openvino":
-        _openvino_cpu()
-    else:
-        _require_provider(_PROVIDERS[device], f"lightfill[{device}]")
+    provider = _PROVIDERS[device]
+    available = ort.get_available_providers()
+    if provider not in available:
+        raise DeviceUnavailable(
+            f"this ONNX Runtime has no {provider} (it has {', '.join(available)}); "
+            "on a machine with such a device, `pip uninstall onnxruntime` and "
+            f"`pip install 'lightfill[{device}]'`"
+        )
 
 
 def _load(path: Path, device: str, options: SessionOptions) -> ort.InferenceSession:
@@ -88,9 +86,7 @@ def _load(path: Path, device: str, options: SessionOptions) -> ort.InferenceSess
     if device != "cpu":
         settings.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
     arguments: dict[str, Any] = {}
-    if device == "openvino":
-        settings.add_provider_for_devices([_openvino_cpu()], _openvino_options(options))
-    elif device == "cuda":
+    if device == "cuda":
         arguments["providers"] = [(provider, {"device_id": options.device_index})]
     else:
         arguments["providers"] = [provider]
@@ -111,53 +107,6 @@ def _load(path: Path, device: str, options: SessionOptions) -> ort.InferenceSess
             f"{device} was asked for but ONNX Runtime chose {in_charge}; run `lightfill doctor`"
         )
     return session
-
-
-def _require_provider(provider: str, extra: str) -> None:
-    available = ort.get_available_providers()
-    if provider not in available:
-        raise DeviceUnavailable(
-            f"this ONNX Runtime has no {provider} (it has {', '.join(available)}); on a machine "
-            f"with such a device, `pip uninstall onnxruntime` and `pip install '{extra}'`"
-        )
-
-
-def _openvino_cpu() -> "ort.OrtEpDevice":
-    """The plugin's CPU device; registers the plugin with ONNX Runtime once per process."""
-    try:
-        import onnxruntime_ep_openvino as plugin
-    except ImportError:
-        raise DeviceUnavailable(
-            "the OpenVINO plugin is not installed; `pip install 'lightfill[openvino]'`"
-        ) from None
-    name = plugin.get_ep_name()
-    with _registration:
-        # A plugin without devices is known to us alone, and refused when registered again.
-        if name not in _registered | {device.ep_name for device in ort.get_ep_devices()}:
-            _register(name, plugin.get_library_path())
-    for device in ort.get_ep_devices():
-        if device.ep_name == name and device.ep_metadata.get("ov_device") == "CPU":
-            return device
-    raise DeviceUnavailable(
-        "the OpenVINO plugin offers no CPU device here: it lists Intel processors only "
-        "(microsoft/onnxruntime pull request 31981); use --device cpu"
-    )
-
-
-def _register(name: str, library: str) -> None:
-    try:
-        ort.register_execution_provider_library(name, library)
-    except Exception as error:
-        raise DeviceUnavailable(
-            f"the OpenVINO plugin cannot be loaded: {_first_line(error)}; reinstall it with "
-            "`pip install --force-reinstall onnxruntime-ep-openvino`"
-        ) from error
-    _registered.add(name)
-
-
-def _openvino_options(options: SessionOptions) -> dict[str, str]:
-    threads = "" if options.threads is None else f', "INFERENCE_NUM_THREADS": {options.threads}'
-    return {"load_config": _OPENVINO_F32 % threads}
 
 
 def _spec(value: Any) -> TensorSpec:
