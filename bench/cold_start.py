@@ -56,6 +56,7 @@ def _arguments(options: EngineOptions, workload: Workload, output: Path) -> list
         "seed": workload.seed,
         "num-images": workload.batch,
         "device": options.device,
+        "precision": options.precision,
         "bundle": options.bundle,
         "threads": options.threads,
         "engines": options.engines,

@@ -51,7 +51,7 @@ def _serve(work: dict[str, Any], directory: Path, out: Any) -> None:
     from ..engine.fal.service import APPLICATION
 
     options = work["engine"]
-    given = {name: options[name] for name in ("device", "threads", "low_memory")}
+    given = {name: options[name] for name in ("device", "precision", "threads", "low_memory")}
     fal_client.configure(
         fal_client.Settings.from_environment(
             {}, data_dir=directory, bundle=options["bundle"] and Path(options["bundle"]), **given

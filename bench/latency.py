@@ -178,6 +178,9 @@ def _floors(
     }
     if options.device == "null":
         return found | dict.fromkeys(graph_costs.COMPONENTS, "the device null computes nothing")
+    if options.precision is not None:
+        reason = f"the limit that was measured is float32's, which {options.precision} may exceed"
+        return found | dict.fromkeys(graph_costs.COMPONENTS, reason)
     try:
         if options.device not in _ON_HOST and len(limits) < 2:
             gpu_limit()  # says why there is none
@@ -245,7 +248,7 @@ def engine_entry(
             manifest.files[part.weights].bytes for part in manifest.components.values()
         ),
         "device": options.device,
-        "arithmetic": ARITHMETIC[options.device],
+        "arithmetic": options.precision or ARITHMETIC[options.device],
         "low_memory": low_memory,
         "threads": options.threads,
     }
@@ -254,7 +257,7 @@ def engine_entry(
 def check(options: EngineOptions, workload: Workload) -> None:
     """Raise what the first request would, before anything is started or measured."""
     from ..engine.request import validated
-    from ..engine.sessions import require_device
+    from ..engine.sessions import SessionOptions, require_device, require_precision
 
     for name in ("image", "mask"):
         if not getattr(workload, name).is_file():
@@ -265,4 +268,7 @@ def check(options: EngineOptions, workload: Workload) -> None:
         crop_to_mask=None, feather=8, blend="context", composite=True,
     )  # fmt: skip
     require_device(options.device)
-    Bundle.open(options.bundle).unet(workload.steps)
+    bundle = Bundle.open(options.bundle)
+    unet = bundle.unet(workload.steps).component
+    chosen = SessionOptions(precision=options.precision)
+    require_precision(bundle, unet, options.device, chosen)

@@ -36,6 +36,7 @@ class EngineOptions:
     low_memory: bool | None = None
     engines: Path | None = None
     build_missing: bool = False
+    precision: str | None = None
     remembers: bool = False
     parity: bool = False
 
@@ -137,6 +138,7 @@ def _opened(options: Mapping[str, Any], workload: Workload, device_times: list[A
         weights_mapped=low_memory,
         engines=options["engines"],
         build_missing=options["build_missing"],
+        precision=options["precision"],
         on_device_time=device_times.append if on_gpu else None,
     )
     return Inpainter(

@@ -18,6 +18,7 @@ from .cli_bench import bench
 from .cli_build import build, engines
 from .cli_export import export
 from .cli_keys import keys
+from .cli_quantize import quantize
 from .cli_reports import doctor, info, plain
 from .cli_serve import serve
 from .cli_verify import verify
@@ -36,6 +37,7 @@ app = typer.Typer(
 app.command()(export)
 app.command()(build)
 app.command()(engines)
+app.command()(quantize)
 app.command()(verify)
 app.command()(serve)
 app.add_typer(keys, name="keys")
@@ -111,6 +113,9 @@ def inpaint(
         Path | None, typer.Option(help="Model bundle. [default: the embedded demo model]")
     ] = None,
     device: Annotated[str, typer.Option(help="cpu, openvino, cuda, tensorrt or rtx.")] = "cpu",
+    precision: Annotated[
+        str | None, typer.Option(help="On openvino: bf16, int8 or int8+bf16. [default: float32]")
+    ] = None,
     threads: Annotated[int | None, typer.Option(help="CPU threads. [default: all cores]")] = None,
     low_memory: Annotated[
         bool | None,
@@ -166,7 +171,7 @@ def inpaint(
     embeddings = [Embedding(*_path_and_tokens(given)) for given in embedding or []]
     resources: dict[str, Any] = {
         "threads": threads, "low_memory": low_memory, "engines": engines_directory,
-        "build_missing": build_missing,
+        "build_missing": build_missing, "precision": precision,
         "vram_budget_bytes": None if vram_budget is None else _bytes("vram_budget", vram_budget),
     }  # fmt: skip
     with (

@@ -16,6 +16,9 @@ def bench(
     device: Annotated[
         str, typer.Option(help="cpu, openvino, cuda, tensorrt, rtx, or null: the host alone.")
     ] = "cpu",
+    precision: Annotated[
+        str | None, typer.Option(help="On openvino: bf16, int8 or int8+bf16. [default: float32]")
+    ] = None,
     image_size: Annotated[
         str | None,
         typer.Option(help="Preset or WIDTHxHEIGHT. [default: the bundle's natural size]"),
@@ -88,7 +91,7 @@ def bench(
         raise InvalidInput("image", "a photo and its mask go together; pass --image and --mask")
     options = EngineOptions(
         bundle=bundle, device=device, threads=threads, low_memory=low_memory, engines=engines,
-        build_missing=build_missing,
+        build_missing=build_missing, precision=precision,
     )  # fmt: skip
     request = command.Asked(
         image_size=image_size, steps=steps, strength=strength, batch=batch, image=image, mask=mask

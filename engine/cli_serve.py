@@ -24,6 +24,9 @@ def serve(
     device: Annotated[
         str | None, typer.Option(help="cpu, openvino, cuda, tensorrt or rtx. [default: cpu]")
     ] = None,
+    precision: Annotated[
+        str | None, typer.Option(help="On openvino: bf16, int8 or int8+bf16. [default: float32]")
+    ] = None,
     workers: Annotated[
         int | None, typer.Option(help="Jobs at a time; 0: other processes run them. [default: 1]")
     ] = None,
@@ -64,8 +67,8 @@ def serve(
     from .fal.settings import Settings
 
     settings = Settings.from_environment(
-        host=host, port=port, bundle=bundle, device=device, workers=workers,
-        database_url=database, data_dir=data_dir, public_url=public_url,
+        host=host, port=port, bundle=bundle, device=device, precision=precision,
+        workers=workers,        database_url=database, data_dir=data_dir, public_url=public_url,
         authentication=authentication, cors_origins=cors_origins,
         allow_private_addresses=allow_private_addresses, log_level=log_level,
     )  # fmt: skip

@@ -32,6 +32,9 @@ def verify(
     build_missing: Annotated[
         bool, typer.Option("--build-missing", help="Build TensorRT engines that are not there.")
     ] = False,
+    precision: Annotated[
+        str | None, typer.Option(help="On openvino: bf16, int8 or int8+bf16. [default: float32]")
+    ] = None,
     device_index: Annotated[int, typer.Option(help="Which GPU.")] = 0,
     as_json: Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")] = False,
 ) -> None:
@@ -46,7 +49,10 @@ def verify(
     opened = Bundle.open(bundle)
     sizes = _sizes(image_size, opened.manifest.natural_size)
     options = SessionOptions(
-        device_index=device_index, engines=engines, build_missing=build_missing
+        device_index=device_index,
+        engines=engines,
+        build_missing=build_missing,
+        precision=precision,
     )
     screen = Console(stderr=True)
     found = {}

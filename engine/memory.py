@@ -23,7 +23,7 @@ _RESIDENT_PER_STORED = 2
 _LOADING_PER_STORED = 2
 _COMPUTING_PER_PIXEL = 10_000
 _USABLE_SHARE = 0.8
-_WORTH_ASKING = 1 << 30
+WORTH_ASKING = 1 << 30
 """Bundles that need less fit anywhere: the machine is not asked, which costs an import."""
 _CGROUP_LIMIT = Path("/sys/fs/cgroup/memory.max")
 
@@ -40,7 +40,7 @@ def chooses_low_memory(bundle: Bundle, device: str, low_memory: bool | None = No
     if device not in _FLOAT32_DEVICES:
         return False
     needed = needed_bytes(bundle)
-    if needed <= _WORTH_ASKING or needed <= _USABLE_SHARE * (available := available_bytes()):
+    if needed <= WORTH_ASKING or needed <= _USABLE_SHARE * (available := available_bytes()):
         return False
     logger.warning(
         "bundle %r needs about %.1f GB of memory on %s, more than four fifths of the %.1f GB "

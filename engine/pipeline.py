@@ -94,13 +94,14 @@ class Inpainter:
         vram_budget_bytes: int | None = None,
         engines: str | os.PathLike[str] | None = None,
         build_missing: bool = False,
+        precision: str | None = None,
     ) -> Self:
         """Open the bundle in a directory (None: the embedded demo model) on `device`.
 
         device: "cpu", "openvino", "cuda", "tensorrt", "rtx", or "null" (constant outputs, to
             measure the host). "tensorrt" and "rtx" run engines that `lightfill build` makes.
-        threads, memory_arena, device_index, vram_budget_bytes, engines, build_missing: see
-            `SessionOptions`.
+        threads, memory_arena, device_index, vram_budget_bytes, engines, build_missing, precision:
+            see `SessionOptions`.
         cache_bytes: bound for remembered prompts and encoded photos together; 0 remembers nothing.
         batch_size: pictures per UNet call when `num_images` asks for several.
         max_pixels: larger photos and masks are refused before they are decoded; at most Pillow's
@@ -119,7 +120,7 @@ class Inpainter:
         options = SessionOptions(
             threads=threads, memory_arena=memory_arena, device_index=device_index,
             weights_mapped=low_memory, vram_budget_bytes=vram_budget_bytes,
-            engines=engines, build_missing=build_missing,
+            engines=engines, build_missing=build_missing, precision=precision,
         )  # fmt: skip
         return cls(
             opened,

@@ -21,16 +21,24 @@ from .engine_key import is_built, sizes_for
 from .pipeline import Inpainter
 from .safety import shows_concept
 from .schedule import schedule_of
-from .sessions import ENGINE_DEVICES, Session, SessionOptions, open_session, require_device
-from .sessions.base import ARITHMETIC, Array, Feed
+from .sessions import (
+    ENGINE_DEVICES,
+    Session,
+    SessionOptions,
+    open_session,
+    require_device,
+    require_precision,
+)
+from .sessions.base import ARITHMETIC, PRECISIONS, Array, Feed
 from .sessions.residency import AllResident, OneResident, Residency
 from .text import TextConditioner
 
 PROMPT = "a photo of a red ball on a wooden table"
 SEED = 1
-MINIMUM_DB = {"float32": 60.0, "float16": 40.0}
-"""Below it a component fails, by the device's arithmetic."""
-MINIMUM_PICTURE_DB = {"float32": 40.0, "float16": 30.0}
+_REDUCED_DB = dict.fromkeys(PRECISIONS, 30.0)
+MINIMUM_DB = {"float32": 60.0, "float16": 40.0, **_REDUCED_DB}
+"""Below it a component fails, by the precision asked for, or the device's arithmetic."""
+MINIMUM_PICTURE_DB = {"float32": 40.0, "float16": 30.0, **_REDUCED_DB}
 _STEP = {"safety_checker": 0.001}
 """By role, what an output is rounded to: from two sides of a border, equal is one step apart."""
 
@@ -59,9 +67,11 @@ def verify(
     """
     options = options or SessionOptions()
     require_device(device, options.device_index)
+    for component in bundle.manifest.components:
+        require_precision(bundle, component, device, options)
     if device in ENGINE_DEVICES:
         _require_engines(bundle, device, size, options)
-    minimum = MINIMUM_DB[ARITHMETIC[device]]
+    minimum = MINIMUM_DB[options.precision or ARITHMETIC[device]]
     found = []
     for case in reference_cases(bundle, size, on_part):
         on_part(f"{case.component} on {device}")
@@ -159,10 +169,11 @@ def _picture(
     for place in ("cpu", device):
         on_part(f"picture on {place}")
         low_memory = place == "cpu" and memory.chooses_low_memory(bundle, "cpu")
-        chosen = replace(options, weights_mapped=low_memory) if place == "cpu" else options
+        on_cpu = replace(options, weights_mapped=low_memory, precision=None)
+        chosen = on_cpu if place == "cpu" else options
         with Inpainter(bundle, place, chosen, low_memory=low_memory) as inpainter:
             pictures.append({"picture": _painted(inpainter, size)})
-    minimum = MINIMUM_PICTURE_DB[ARITHMETIC[device]]
+    minimum = MINIMUM_PICTURE_DB[options.precision or ARITHMETIC[device]]
     return agreement("picture", pictures[1], pictures[0], minimum)
 
 

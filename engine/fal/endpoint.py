@@ -124,6 +124,7 @@ class Endpoint:
                 self._inpainter = Inpainter.open(
                     self._settings.bundle,
                     self._settings.device,
+                    precision=self._settings.precision,
                     threads=self._settings.threads,
                     low_memory=self._settings.low_memory,
                     max_pixels=self._settings.max_pixels,

@@ -45,7 +45,7 @@ class Settings:
 
     data_dir: stored files and, unless database_url says otherwise, the jobs.
     database_url: SQLAlchemy's; None is a SQLite file in data_dir (`Settings.database`).
-    bundle, device, threads, low_memory: what `Inpainter.open` is given.
+    bundle, device, precision, threads, low_memory: what `Inpainter.open` is given.
     public_url: where a server offers stored files; None gives file:// URLs, for this machine.
     max_queue_length: jobs that may wait; the next one is refused with 429. None: no limit.
     job_retention_s, file_retention_s: how long finished jobs and stored files are kept.
@@ -78,6 +78,7 @@ class Settings:
     database_url: str | None = field(default=None, repr=False)  # it may hold a password
     bundle: Path | None = None
     device: str = "cpu"
+    precision: str | None = None
     threads: int | None = None
     low_memory: bool | None = None
     public_url: str | None = None

@@ -6,13 +6,16 @@ from typing import Literal, get_args
 from ..bundle import Bundle
 from ..components import Contract
 from ..engine_key import Flavour, is_built
-from ..errors import DeviceUnavailable
-from .base import ARITHMETIC, Session, SessionOptions, TensorSpec
+from ..errors import DeviceUnavailable, InvalidInput
+from ..quantized_store import QuantizedStore
+from .base import ARITHMETIC, PRECISION_DEVICE, Session, SessionOptions, TensorSpec
 
 Device = Literal["cpu", "openvino", "cuda", "tensorrt", "rtx", "null"]
 DEVICES: tuple[str, ...] = get_args(Device)
 ENGINE_DEVICES: dict[str, Flavour] = {"tensorrt": "tensorrt", "rtx": "rtx"}
 """Devices whose components are compiled for each size beforehand."""
+_COMPUTED_IN_BFLOAT16 = {"unet", "vae_encoder", "vae_decoder"}
+"""Where the time goes; text encoders take little of it, and all else follows from what they say."""
 
 __all__ = [
     "DEVICES",
@@ -24,6 +27,7 @@ __all__ = [
     "open_graph",
     "open_session",
     "require_device",
+    "require_precision",
 ]
 
 
@@ -41,6 +45,7 @@ def open_session(
     """
     options = options or SessionOptions()
     require_device(device, options.device_index)
+    require_precision(bundle, component, device, options)
     if device in ENGINE_DEVICES:
         if is_built(bundle.component(component).role):
             from .tensorrt import TensorRtSession
@@ -51,15 +56,47 @@ def open_session(
         from .null import NullSession
 
         return NullSession(bundle, component)
-    path = bundle.graph(component, ARITHMETIC[device])
-    contract = bundle.contract(component)
     if device == "openvino":
-        from .openvino import OpenVinoSession
-
-        return OpenVinoSession(path, component, contract, options)
+        return _open_in_openvino(bundle, component, options)
     from .onnxruntime import OnnxRuntimeSession
 
-    return OnnxRuntimeSession(path, component, contract, device, options)
+    path = bundle.graph(component, ARITHMETIC[device])
+    return OnnxRuntimeSession(path, component, bundle.contract(component), device, options)
+
+
+def require_precision(bundle: Bundle, component: str, device: str, options: SessionOptions) -> None:
+    """Raise unless `device` can run a component in the precision asked for; reads no weights.
+
+    Raises InvalidInput for another device than OpenVINO, ComponentMissing for a UNet that was not
+    quantized, with the command that does it, or BundleCorrupt.
+    """
+    if options.precision is None:
+        return
+    if device != PRECISION_DEVICE:
+        raise InvalidInput(
+            "precision",
+            f"{options.precision} runs on {PRECISION_DEVICE}, not on {device}; choose "
+            f"--device {PRECISION_DEVICE}, or leave the precision out",
+        )
+    if bundle.component(component).role == "unet" and "int8" in options.precision:
+        QuantizedStore(bundle).require(component)
+
+
+def _open_in_openvino(bundle: Bundle, component: str, options: SessionOptions) -> Session:
+    from .openvino import OpenVinoSession
+
+    role, precision = bundle.component(component).role, options.precision or ""
+    if role == "unet" and "int8" in precision:
+        path = QuantizedStore(bundle).checked(component)
+    else:
+        path = bundle.graph(component, ARITHMETIC[PRECISION_DEVICE])
+    return OpenVinoSession(
+        path,
+        component,
+        bundle.contract(component),
+        options,
+        bfloat16="bf16" in precision and role in _COMPUTED_IN_BFLOAT16,
+    )
 
 
 def open_graph(

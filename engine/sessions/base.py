@@ -34,6 +34,10 @@ ARITHMETIC: dict[str, Arithmetic] = {
     "null": "float32",
 }
 """What each device computes in: which of a component's graphs it loads."""
+PRECISIONS = ("bf16", "int8", "int8+bf16")
+"""Less exact than float32, and asked for by name only; docs/precision.md has what each costs."""
+PRECISION_DEVICE = "openvino"
+"""The device that has them: ONNX Runtime's processor kernels gain by neither."""
 _ELEMENTS = {"float32": np.float32, "float16": np.float16, "int64": np.int64}
 MAX_THREADS = 1024
 MAX_DEVICES = 64
@@ -55,6 +59,8 @@ class SessionOptions:
     engines: on "tensorrt" and "rtx", the directory of the engines; None is the bundle's own.
     build_missing: on "tensorrt" and "rtx", build an engine that is not there, which takes minutes,
         where otherwise an error names the command that does.
+    precision: on "openvino", one of `PRECISIONS`; None is float32. "bf16" computes UNet and VAE in
+        bfloat16, "int8" runs the UNet that `lightfill quantize` made, "int8+bf16" both.
     on_device_time: on "tensorrt" and "rtx", called with each run's time on the GPU
         (`device_times.DeviceTime`), which costs a few events a run; None records nothing.
     """
@@ -66,6 +72,7 @@ class SessionOptions:
     vram_budget_bytes: int | None = None
     engines: str | os.PathLike[str] | None = None
     build_missing: bool = False
+    precision: str | None = None
     on_device_time: "OnDeviceTime | None" = None
 
     def __post_init__(self) -> None:
@@ -80,6 +87,10 @@ class SessionOptions:
         if not isinstance(self.engines, str | os.PathLike | None):
             raise InvalidInput("engines", f"{self.engines!r} is no path; pass a directory, or None")
         flag("build_missing", self.build_missing)
+        if self.precision not in {None, *PRECISIONS}:
+            raise InvalidInput(
+                "precision", f"{self.precision!r} is none; choose {', '.join(PRECISIONS)}, or None"
+            )
         if self.on_device_time is not None and not callable(self.on_device_time):
             raise InvalidInput(
                 "on_device_time", f"{self.on_device_time!r} cannot be called; pass a function"

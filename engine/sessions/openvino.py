@@ -9,6 +9,7 @@ precision is asked for, and read back.
 import threading
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import openvino as ov
 
@@ -18,16 +19,22 @@ from .base import Array, Feed, Session, SessionOptions, TensorSpec, check_contra
 
 _CPU = "CPU"
 _PRECISION = "INFERENCE_PRECISION_HINT"
-_FLOAT32 = "f32"
 
 
 class OpenVinoSession(Session):
     """One component's ONNX graph in OpenVINO; `run` may be called from several threads."""
 
     def __init__(
-        self, path: Path, component: str, contract: Contract, options: SessionOptions
+        self,
+        path: Path,
+        component: str,
+        contract: Contract,
+        options: SessionOptions,
+        *,
+        bfloat16: bool = False,
     ) -> None:
-        self._compiled: ov.CompiledModel | None = _compile(path, options)
+        wanted = ov.Type.bf16 if bfloat16 else ov.Type.f32
+        self._compiled: ov.CompiledModel | None = _compile(path, options, wanted)
         self._idle: list[ov.InferRequest] = []
         self._lock = threading.Lock()
         inputs = _specs(self._compiled.inputs, contract.inputs)
@@ -73,8 +80,8 @@ def require_processor() -> None:
         )
 
 
-def _compile(path: Path, options: SessionOptions) -> ov.CompiledModel:
-    settings: dict[str, str | int] = {_PRECISION: _FLOAT32, "PERFORMANCE_HINT": "LATENCY"}
+def _compile(path: Path, options: SessionOptions, wanted: ov.Type) -> ov.CompiledModel:
+    settings: dict[str, Any] = {_PRECISION: wanted, "PERFORMANCE_HINT": "LATENCY"}
     if options.threads is not None:
         settings["INFERENCE_NUM_THREADS"] = options.threads
     core = ov.Core()
@@ -86,10 +93,11 @@ def _compile(path: Path, options: SessionOptions) -> ov.CompiledModel:
             "run `lightfill doctor`, or use --device cpu"
         ) from error
     computes_in = compiled.get_property(_PRECISION)
-    if computes_in != ov.Type.f32:
+    if computes_in != wanted:
         raise DeviceUnavailable(
-            f"OpenVINO was asked for float32 but computes in {computes_in.get_type_name()}; "
-            "use --device cpu"
+            f"OpenVINO was asked for {wanted.get_type_name()} but computes in "
+            f"{computes_in.get_type_name()} on this processor; leave the precision out, or use "
+            "--device cpu"
         )
     return compiled
 

@@ -7,7 +7,7 @@ from contextlib import ExitStack
 from ..bundle import Bundle
 from ..errors import InvalidInput, SessionError
 from ..memory import return_freed
-from . import ENGINE_DEVICES, open_session, require_device
+from . import ENGINE_DEVICES, open_session, require_device, require_precision
 from .base import ARITHMETIC, Array, Feed, Session, SessionOptions, specs_of
 
 
@@ -79,6 +79,8 @@ class OneResident(Residency):
     def session(self, component: str) -> Session:
         if self._closed:
             raise _closed()
+        options = self._options or SessionOptions()
+        require_precision(self._bundle, component, self._device, options)
         return _LoadedToRun(self, self._bundle, component, self._device)
 
     def run(self, component: str, feed: Feed) -> dict[str, Array]:

@@ -393,7 +393,7 @@ def test_open_chooses_and_tells(
     caplog: pytest.LogCaptureFixture,
 ) -> None:  # fmt: skip
     caplog.set_level(logging.WARNING, "lightfill")
-    monkeypatch.setattr(memory, "_WORTH_ASKING", 0)
+    monkeypatch.setattr(memory, "WORTH_ASKING", 0)
     monkeypatch.setattr(memory, "available_bytes", available(amount))
     with Inpainter.open() as inpainter:
         assert inpainter.low_memory is low

@@ -164,10 +164,13 @@ function drawStroke(context, { points, diameter, erase }) {
   if (erase) context.globalCompositeOperation = "destination-out";
   context.lineWidth = diameter;
   context.lineCap = context.lineJoin = "round";
+  // A line of no length is not drawn (HTML standard, "trace a path"): a stroke begins with a dot.
+  context.beginPath();
+  context.arc(points[0], points[1], diameter / 2, 0, 2 * Math.PI);
+  context.fill();
   context.beginPath();
   context.moveTo(points[0], points[1]);
-  // A line to where it begins is a dot.
-  for (let i = Math.min(2, points.length - 2); i < points.length; i += 2) context.lineTo(points[i], points[i + 1]);
+  for (let i = 2; i < points.length; i += 2) context.lineTo(points[i], points[i + 1]);
   context.stroke();
 }
 
