@@ -55,7 +55,7 @@ def runs(
 ) -> list[Run]:
     """The requests of these numbers at `size` (width, height, multiples of 32).
 
-    Step counts, all of one UNet, take turns; so do strengths.
+    Step counts, all of one UNet, take turns, each with both strengths.
     """
     session = components.session
     prompts = [PROMPTS[number % len(PROMPTS)] for number in numbers]
@@ -66,7 +66,7 @@ def runs(
         vae.encode(session("vae_encoder"), photo(*size, number), scale).mean for number in numbers
     ]
     return [
-        _run(bundle, steps[number % len(steps)], clean, conditioning, number)
+        _run(bundle, steps[number // 2 % len(steps)], clean, conditioning, number)
         for clean, conditioning, number in zip(posteriors, conditionings, numbers, strict=True)
     ]
 
@@ -74,7 +74,7 @@ def runs(
 def _run(
     bundle: Bundle, steps: int, clean: Latents, conditioning: Conditioning, number: int
 ) -> Run:
-    strength = STRENGTHS[number // 4 % len(STRENGTHS)]
+    strength = STRENGTHS[number % 2]
     schedule = schedule_of(bundle, steps).starting_at(first_step(steps, strength))
     known = Known(clean, TorchNoise(number).normal(clean.shape), mask(clean.shape))
     pure_noise = strength == 1.0

@@ -71,7 +71,7 @@ def quantize(
     require_device(DEVICE)
     _require_quantizer()
     steps_of: dict[str, list[int]] = {}
-    for steps in request.steps:
+    for steps in sorted(request.steps, reverse=True):  # so that few judges judge many steps
         steps_of.setdefault(request.bundle.unet(steps).component, []).append(steps)
     return {name: _quantized(request, name, steps, on_stage) for name, steps in steps_of.items()}
 
