@@ -8,13 +8,15 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
+from ..engine.sessions.base import PRECISIONS
 from . import marked_page
 from .artefact import Latency, StageEntry, read
 
 RESULTS = Path(__file__).parent / "results"
 PAGE = Path(__file__).parents[1] / "README.md"
 NAME = "bench"
-SHOWN = ("demo", "sdxl-512", "sdxl-1024", "sdxl-512-openvino", "sdxl-1024-openvino")
+_DEVICES = ("", "-openvino", "-bf16")
+SHOWN = ("demo", *(f"sdxl-{edge}{device}" for edge in (512, 1024) for device in _DEVICES))
 """Artefacts in the table, in this order; those that have not been measured are left out."""
 
 
@@ -62,7 +64,7 @@ def _row(found: Latency) -> str:
     width, height = found.workload["size"]
     share = "-" if found.share is None else f"{100 * found.share:.0f} %"
     cells = [
-        f"`{found.engine['bundle']}`, {found.engine['device']}, {width}x{height}",
+        f"`{found.engine['bundle']}`, {_how(found)}, {width}x{height}",
         _ms(stages["text"].seconds.median),
         _ms(stages["vae_encode"].seconds.median),
         _unet(stages["unet"], found.effective_steps),
@@ -75,6 +77,12 @@ def _row(found: Latency) -> str:
     return f"| {' | '.join(cells)} |"
 
 
+def _how(found: Latency) -> str:
+    """The device, and what it computes in where that is less than float32."""
+    reduced = [found.engine["arithmetic"]] if found.engine["arithmetic"] in PRECISIONS else []
+    return " ".join([found.engine["device"], *reduced])
+
+
 def _unet(stage: StageEntry, steps: int) -> str:
     each = stage.per_call or stage.seconds
     return f"{steps} x {_ms(each.median)}"
@@ -83,7 +91,7 @@ def _unet(stage: StageEntry, steps: int) -> str:
 def _ratios(found: Latency) -> list[str]:
     width, height = found.workload["size"]
     return [
-        f"- {peer.name}, {width}x{height}: {peer.ratios.median:.2f}"
+        f"- {peer.name}, {width}x{height}, against {_how(found)}: {peer.ratios.median:.2f}"
         for peer in found.peers
         if peer.ratios is not None
     ]

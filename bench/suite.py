@@ -15,6 +15,8 @@ RESULTS = Path(__file__).parent / "results"
 EXAMPLES = Path(__file__).parents[1] / "examples"
 SUITES = ("demo", "demo-peers", "sdxl")
 _DEMO = ("--image-size", "256x256", "--steps", "4")
+_OPENVINO = ("--device", "openvino")
+_BF16 = ("--precision", "bf16")
 _SWEEPS = ("image_size", "batch", "steps", "concurrency")
 
 
@@ -61,10 +63,12 @@ def sdxl(results: Path, runs: int, directory: Path) -> None:
         _lightfill("export", "--base", checkpoint, "--steps", "4", "--out", bundle)
     common = ("--bundle", bundle, "--checkpoint", checkpoint, "--warmup", "1", "--cold-starts", "1")
     for edge in (512, 1024):
-        size = ("--image-size", f"{edge}x{edge}")
         # At 512 everything fits into 24 GB, as peers hold everything; at 1024 the default decides.
-        how = ("--no-low-memory", "--peers", "all") if edge == 512 else ()
-        _bench(results, f"sdxl-{edge}", runs, *common, *size, *how)
+        at = ("--image-size", f"{edge}x{edge}", *(("--no-low-memory",) if edge == 512 else ()))
+        _bench(results, f"sdxl-{edge}", runs, *common, *at)
+        _bench(results, f"sdxl-{edge}-openvino", runs, *common, *at, *_OPENVINO)
+        peers = ("--peers", "all") if edge == 512 else ()
+        _bench(results, f"sdxl-{edge}-bf16", runs, *common, *at, *_OPENVINO, *_BF16, *peers)
     for varies in ("image_size", "steps"):
         growth = ("--image-size", "square", "--steps", "4", "--sweep", varies)
         _bench(results, f"sdxl-by-{varies}", 1, *common, *growth)

@@ -2,7 +2,7 @@
 
 Weights get a scale per output channel, activations one per tensor, asymmetric where that pays
 (NNCF's MIXED preset); SmoothQuant moves outliers of activations into weights (arXiv 2211.10438).
-Three choices depart from NNCF's defaults, each measured on the embedded model (docs/int8.md):
+Three choices depart from NNCF's defaults, each measured on the embedded model (docs/precision.md):
 ranges hold everything that calibration saw, because the first step's activations are far larger
 than the last's and averaged ranges cut them off; SmoothQuant moves half, not 95 %, and before
 convolutions, too; the first and last convolution and the embeddings of time and size, which cost

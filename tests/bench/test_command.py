@@ -129,8 +129,11 @@ def test_the_suites_run_what_they_say(monkeypatch: pytest.MonkeyPatch, tmp_path:
         *(f"demo-by-{varies}.json" for varies in ("image_size", "batch", "steps", "concurrency")),
         "host-overhead.json",
         "demo.json",
-        "sdxl-512.json",
-        "sdxl-1024.json",
+        *(
+            f"sdxl-{edge}{device}.json"
+            for edge in (512, 1024)
+            for device in ("", "-openvino", "-bf16")
+        ),
         "sdxl-by-image_size.json",
         "sdxl-by-steps.json",
     ]
