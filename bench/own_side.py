@@ -131,7 +131,9 @@ def _opened(options: Mapping[str, Any], workload: Workload, device_times: list[A
 
     device = options["device"]
     bundle = Bundle.open(options["bundle"])
-    low_memory = memory.chooses_low_memory(bundle, device, options["low_memory"])
+    low_memory = memory.chooses_low_memory(
+        bundle, device, options["low_memory"], options["precision"]
+    )
     on_gpu = device in ENGINE_DEVICES
     session_options = SessionOptions(
         threads=options["threads"],

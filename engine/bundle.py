@@ -101,6 +101,12 @@ class Bundle:
                 f"{steps}`"
             ) from None
 
+    @property
+    def only_unet(self) -> str | None:
+        """The UNet that serves every step count, or None where there are several."""
+        unets = {entry.component for entry in self.manifest.steps.values()}
+        return unets.pop() if len(unets) == 1 else None
+
     def token_embedding(self, name: str) -> NDArray[Any]:
         """Token embedding table (vocabulary, width) of a text encoder, memory-mapped."""
         table = self.component(name).token_embedding

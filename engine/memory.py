@@ -3,11 +3,13 @@
 The rule: a device that computes in float32 holds two bytes of memory for each byte of weights,
 which are stored as float16, of every component (of several UNets, the largest). On top of that
 comes the larger of two: two more bytes for each byte of the UNet while it is loaded (ONNX Runtime
-1.32 on x86-64 Linux held 4.1 times a graph's 279 MB at the peak, 2.0 times after it), and what the
-computation keeps, 10 kB for each pixel of the model's natural size (SDXL at 1024x1024 peaked at
-23.9 GB, of which 13.4 are weights; at 512x512 at 16.3). A fifth of the available memory is left to
-the system, which caches files in it. Weights stored as float32 are counted twice. Accelerators' own
-memory is not looked at.
+1.32 on x86-64 Linux held 4.1 times a graph's 279 MB at the peak, 2.0 times after it; OpenVINO
+2026.4 4.0 times SDXL's UNet), and what the computation keeps, 10 kB for each pixel of the model's
+natural size (SDXL at 1024x1024 peaked at 23.9 GB, of which 13.4 are weights; at 512x512 at 16.3).
+A bundle's only UNet is loaded before everything else, which is then still to come. A UNet in int8
+takes 1.2 bytes for each byte of its float16 weights, loading included (SDXL's peaked at 1.13).
+Weights stored as float32 are counted twice. A fifth of the available memory is left to the system,
+which caches files in it. Accelerators' own memory is not looked at.
 """
 
 import contextlib
@@ -21,6 +23,7 @@ from .checks import flag
 _FLOAT32_DEVICES = ("cpu", "openvino")
 _RESIDENT_PER_STORED = 2
 _LOADING_PER_STORED = 2
+_INT8_PER_STORED = 1.2
 _COMPUTING_PER_PIXEL = 10_000
 _USABLE_SHARE = 0.8
 WORTH_ASKING = 1 << 30
@@ -30,7 +33,9 @@ _CGROUP_LIMIT = Path("/sys/fs/cgroup/memory.max")
 logger = logging.getLogger(__name__)
 
 
-def chooses_low_memory(bundle: Bundle, device: str, low_memory: bool | None = None) -> bool:
+def chooses_low_memory(
+    bundle: Bundle, device: str, low_memory: bool | None = None, precision: str | None = None
+) -> bool:
     """`low_memory` if the caller has decided; else whether `bundle` needs more than there is.
 
     What is decided here in favour of low memory is logged, with how to decide otherwise.
@@ -39,7 +44,7 @@ def chooses_low_memory(bundle: Bundle, device: str, low_memory: bool | None = No
         return flag("low_memory", low_memory)
     if device not in _FLOAT32_DEVICES:
         return False
-    needed = needed_bytes(bundle)
+    needed = needed_bytes(bundle, precision)
     if needed <= WORTH_ASKING or needed <= _USABLE_SHARE * (available := available_bytes()):
         return False
     logger.warning(
@@ -56,15 +61,23 @@ def chooses_low_memory(bundle: Bundle, device: str, low_memory: bool | None = No
     return True
 
 
-def needed_bytes(bundle: Bundle) -> int:
-    """Memory that a request at the natural size takes, with the largest of the UNets."""
+def needed_bytes(bundle: Bundle, precision: str | None = None) -> int:
+    """Memory that a request at the natural size takes, with the largest of the UNets.
+
+    precision: as in `SessionOptions`; bfloat16 loads as float32 does, and peaks where that does.
+    """
     stored = {"unet": [0], "others": [0]}
     for component in bundle.manifest.components.values():
         size = bundle.manifest.files[component.weights].bytes
         stored["unet" if component.role == "unet" else "others"].append(size)
     unet, others = max(stored["unet"]), sum(stored["others"])
     computing = _COMPUTING_PER_PIXEL * bundle.manifest.natural_size**2
-    return _RESIDENT_PER_STORED * (unet + others) + max(_LOADING_PER_STORED * unet, computing)
+    if precision is not None and "int8" in precision:
+        return round(_RESIDENT_PER_STORED * others + _INT8_PER_STORED * unet) + computing
+    resident, loading = _RESIDENT_PER_STORED * (unet + others), _LOADING_PER_STORED * unet
+    if bundle.only_unet is not None:
+        return max(_RESIDENT_PER_STORED * unet + loading, resident + computing)
+    return resident + max(loading, computing)
 
 
 def available_bytes() -> int:

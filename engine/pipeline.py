@@ -70,6 +70,8 @@ class Inpainter:
         )
         session = self._components.session
         try:
+            if (only_unet := bundle.only_unet) is not None:
+                session(only_unet)  # first, for a while it takes twice the memory that it keeps
             towers = session("text_encoder"), session("text_encoder_2")
             self._vae_encoder, self._vae_decoder = session("vae_encoder"), session("vae_decoder")
             self._text = TextConditioner(bundle, *towers)
@@ -112,11 +114,11 @@ class Inpainter:
             bundle needs more memory than is available (`engine.memory` has the rule), with a
             warning; `Inpainter.low_memory` tells. "tensorrt" and "rtx" have vram_budget_bytes.
 
-        UNets are loaded when their step count is first used. Raises BundleError or
+        Of several UNets, each is loaded when its step count is first used. Raises BundleError or
         DeviceUnavailable; never another device than the one asked for.
         """
         opened = Bundle.open(bundle)
-        low_memory = memory.chooses_low_memory(opened, device, low_memory)
+        low_memory = memory.chooses_low_memory(opened, device, low_memory, precision)
         options = SessionOptions(
             threads=threads, memory_arena=memory_arena, device_index=device_index,
             weights_mapped=low_memory, vram_budget_bytes=vram_budget_bytes,

@@ -168,9 +168,9 @@ def _picture(
     pictures = []
     for place in ("cpu", device):
         on_part(f"picture on {place}")
-        low_memory = place == "cpu" and memory.chooses_low_memory(bundle, "cpu")
-        on_cpu = replace(options, weights_mapped=low_memory, precision=None)
-        chosen = on_cpu if place == "cpu" else options
+        precision = None if place == "cpu" else options.precision
+        low_memory = memory.chooses_low_memory(bundle, place, precision=precision)
+        chosen = replace(options, precision=precision, weights_mapped=low_memory)
         with Inpainter(bundle, place, chosen, low_memory=low_memory) as inpainter:
             pictures.append({"picture": _painted(inpainter, size)})
     minimum = MINIMUM_PICTURE_DB[options.precision or ARITHMETIC[device]]

@@ -325,13 +325,43 @@ def with_manifest(**changes: Any) -> Bundle:
     return Bundle(bundle.root, bundle.manifest.model_copy(update=changes))
 
 
+def several_unets() -> dict[str, Any]:
+    """Two step counts, each with a UNet of its own, equal ones."""
+    manifest = Bundle.open().manifest
+    second = {"unet-8step": manifest.components["unet"]}
+    step = manifest.steps[4]
+    return {
+        "components": {**manifest.components, **second},
+        "steps": {4: step, 8: step.model_copy(update={"component": "unet-8step"})},
+    }
+
+
 def test_components_count_twice_and_the_larger_of_loading_and_computing() -> None:
     total = sum(weights(name) for name in IN_ORDER)
     loading = 2 * weights("unet")
     side = int((loading / 10_000) ** 0.5)  # of a picture whose computing takes less than that
-    assert memory.needed_bytes(with_manifest(natural_size=side)) == 2 * total + loading
-    large = memory.needed_bytes(with_manifest(natural_size=2048))
+    several = several_unets()
+    small = memory.needed_bytes(with_manifest(natural_size=side, **several))
+    assert small == 2 * total + loading
+    large = memory.needed_bytes(with_manifest(natural_size=2048, **several))
     assert large == 2 * total + 10_000 * 2048**2 > 2 * total + loading
+
+
+def test_an_only_unet_is_loaded_while_nothing_else_is_there() -> None:
+    total, unet = sum(weights(name) for name in IN_ORDER), weights("unet")
+    side = int(((4 * unet - 2 * total) / 10_000) ** 0.5)
+    assert memory.needed_bytes(with_manifest(natural_size=side)) == 4 * unet
+    large = memory.needed_bytes(with_manifest(natural_size=2048))
+    assert large == 2 * total + 10_000 * 2048**2
+
+
+def test_a_unet_in_int8_needs_less_than_its_float16_weights_and_a_fifth() -> None:
+    bundle = with_manifest(natural_size=64)
+    unet, computing = weights("unet"), 10_000 * 64**2
+    others = sum(weights(name) for name in IN_ORDER) - unet
+    for precision in ("int8", "int8+bf16"):
+        assert memory.needed_bytes(bundle, precision) == round(2 * others + 1.2 * unet) + computing
+    assert memory.needed_bytes(bundle, "bf16") == memory.needed_bytes(bundle)
 
 
 def test_of_several_unets_the_largest_counts() -> None:
@@ -397,7 +427,8 @@ def test_open_chooses_and_tells(
     monkeypatch.setattr(memory, "available_bytes", available(amount))
     with Inpainter.open() as inpainter:
         assert inpainter.low_memory is low
-        assert len(ledger.opened) == (0 if low else 4)
+        assert ledger.opened[:1] == ([] if low else ["unet"])
+        assert len(ledger.opened) == (0 if low else 5)
     assert ("low memory mode" in caplog.text) is low
 
 

@@ -85,8 +85,8 @@ def test_int8_that_was_not_made_is_refused_before_any_work(
     precision: str, low_memory: bool
 ) -> None:
     with (
-        Inpainter.open(device="openvino", precision=precision, low_memory=low_memory) as inpainter,
         pytest.raises(ComponentMissing, match=r"has no int8 unet; make it with `lightfill quanti"),
+        Inpainter.open(device="openvino", precision=precision, low_memory=low_memory) as inpainter,
     ):
         inpainter("no photo", "no mask", "a red ball")
 
