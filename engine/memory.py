@@ -1,13 +1,18 @@
 """Does a bundle fit into this machine's memory? If not, its parts are loaded one at a time.
 
-The rule: a device that computes in float32 holds two bytes of memory for each byte of weights,
-which are stored as float16, of every component (of several UNets, the largest). On top of that
-comes the larger of two: two more bytes for each byte of the UNet while it is loaded (ONNX Runtime
-1.32 on x86-64 Linux held 4.1 times a graph's 279 MB at the peak, 2.0 times after it; OpenVINO
-2026.4 4.0 times SDXL's UNet), and what the computation keeps, 10 kB for each pixel of the model's
-natural size (SDXL at 1024x1024 peaked at 23.9 GB, of which 13.4 are weights; at 512x512 at 16.3).
-A bundle's only UNet is loaded before everything else, which is then still to come. A UNet in int8
-takes 1.2 bytes for each byte of its float16 weights, loading included (SDXL's peaked at 1.13).
+The rule for "cpu", which computes in float32: two bytes of memory for each byte of weights, which
+are stored as float16, of every component (of several UNets, the largest). On top of that comes the
+larger of two: two more bytes for each byte of the UNet while it is loaded (ONNX Runtime 1.32 on
+x86-64 Linux held 4.1 times a graph's 279 MB at the peak, 2.0 times after it), and what the
+computation keeps, 10 kB for each pixel of the model's natural size (SDXL at 1024x1024 peaked at
+23.9 GB, of which 13.4 are weights; at 512x512 at 16.3). A bundle's only UNet is loaded before
+everything else, which is then still to come.
+
+"openvino" keeps weights as float32 beside the form it packs them into at the first run: four bytes
+for each byte stored, in bfloat16 no less (OpenVINO 2026.4: SDXL's UNet alone took 4.0 times its
+weights, and all parts together did not fit into 24 GB). A UNet in int8 takes 1.2 bytes for each
+byte of its float16 weights (SDXL's peaked at 1.13).
+
 Weights stored as float32 are counted twice. A fifth of the available memory is left to the system,
 which caches files in it. Accelerators' own memory is not looked at.
 """
@@ -20,8 +25,7 @@ from pathlib import Path
 from .bundle import Bundle
 from .checks import flag
 
-_FLOAT32_DEVICES = ("cpu", "openvino")
-_RESIDENT_PER_STORED = 2
+_RESIDENT_PER_STORED = {"cpu": 2, "openvino": 4}
 _LOADING_PER_STORED = 2
 _INT8_PER_STORED = 1.2
 _COMPUTING_PER_PIXEL = 10_000
@@ -42,9 +46,9 @@ def chooses_low_memory(
     """
     if low_memory is not None:
         return flag("low_memory", low_memory)
-    if device not in _FLOAT32_DEVICES:
+    if device not in _RESIDENT_PER_STORED:
         return False
-    needed = needed_bytes(bundle, precision)
+    needed = needed_bytes(bundle, device, precision)
     if needed <= WORTH_ASKING or needed <= _USABLE_SHARE * (available := available_bytes()):
         return False
     logger.warning(
@@ -61,10 +65,10 @@ def chooses_low_memory(
     return True
 
 
-def needed_bytes(bundle: Bundle, precision: str | None = None) -> int:
+def needed_bytes(bundle: Bundle, device: str = "cpu", precision: str | None = None) -> int:
     """Memory that a request at the natural size takes, with the largest of the UNets.
 
-    precision: as in `SessionOptions`; bfloat16 loads as float32 does, and peaks where that does.
+    device: "cpu" or "openvino". precision: as in `SessionOptions`.
     """
     stored = {"unet": [0], "others": [0]}
     for component in bundle.manifest.components.values():
@@ -72,11 +76,14 @@ def needed_bytes(bundle: Bundle, precision: str | None = None) -> int:
         stored["unet" if component.role == "unet" else "others"].append(size)
     unet, others = max(stored["unet"]), sum(stored["others"])
     computing = _COMPUTING_PER_PIXEL * bundle.manifest.natural_size**2
-    if precision is not None and "int8" in precision:
-        return round(_RESIDENT_PER_STORED * others + _INT8_PER_STORED * unet) + computing
-    resident, loading = _RESIDENT_PER_STORED * (unet + others), _LOADING_PER_STORED * unet
+    per_stored = _RESIDENT_PER_STORED[device]
+    int8 = precision is not None and "int8" in precision
+    resident = per_stored * others + round((_INT8_PER_STORED if int8 else per_stored) * unet)
+    if device != "cpu":
+        return resident + computing
+    loading = _LOADING_PER_STORED * unet
     if bundle.only_unet is not None:
-        return max(_RESIDENT_PER_STORED * unet + loading, resident + computing)
+        return max(per_stored * unet + loading, resident + computing)
     return resident + max(loading, computing)
 
 

@@ -154,7 +154,7 @@ def _judged(
 @contextmanager
 def _components(bundle: Bundle) -> Iterator[Residency]:
     """Everything but the UNet, one at a time: beside a UNet being quantized, memory is short."""
-    kind = OneResident if memory.needed_bytes(bundle) > memory.WORTH_ASKING else AllResident
+    kind = OneResident if memory.needed_bytes(bundle, DEVICE) > memory.WORTH_ASKING else AllResident
     residency = kind(bundle, DEVICE, None)
     try:
         yield residency

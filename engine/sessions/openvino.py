@@ -15,6 +15,7 @@ import openvino as ov
 
 from ..components import Contract, Tensor
 from ..errors import DeviceUnavailable, SessionError
+from ..memory import return_freed
 from .base import Array, Feed, Session, SessionOptions, TensorSpec, check_contract
 
 _CPU = "CPU"
@@ -92,6 +93,7 @@ def _compile(path: Path, options: SessionOptions, wanted: ov.Type) -> ov.Compile
             f"{path.parent.name} cannot be loaded on openvino: {_reason(error)}; "
             "run `lightfill doctor`, or use --device cpu"
         ) from error
+    return_freed()  # weights on their way to their packed form, 10 GB of SDXL's UNet
     computes_in = compiled.get_property(_PRECISION)
     if computes_in != wanted:
         raise DeviceUnavailable(

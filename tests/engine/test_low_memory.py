@@ -355,13 +355,16 @@ def test_an_only_unet_is_loaded_while_nothing_else_is_there() -> None:
     assert large == 2 * total + 10_000 * 2048**2
 
 
-def test_a_unet_in_int8_needs_less_than_its_float16_weights_and_a_fifth() -> None:
+def test_openvino_keeps_weights_twice_but_a_unet_in_int8_little_more_than_once() -> None:
     bundle = with_manifest(natural_size=64)
     unet, computing = weights("unet"), 10_000 * 64**2
     others = sum(weights(name) for name in IN_ORDER) - unet
+    for precision in (None, "bf16"):
+        needed = memory.needed_bytes(bundle, "openvino", precision)
+        assert needed == 4 * (others + unet) + computing
     for precision in ("int8", "int8+bf16"):
-        assert memory.needed_bytes(bundle, precision) == round(2 * others + 1.2 * unet) + computing
-    assert memory.needed_bytes(bundle, "bf16") == memory.needed_bytes(bundle)
+        needed = memory.needed_bytes(bundle, "openvino", precision)
+        assert needed == 4 * others + round(1.2 * unet) + computing
 
 
 def test_of_several_unets_the_largest_counts() -> None:
@@ -380,7 +383,7 @@ def test_automatic_choice_compares_need_with_what_is_available(
     caplog: pytest.LogCaptureFixture,
 ) -> None:  # fmt: skip
     bundle = grown()
-    needed = memory.needed_bytes(bundle)
+    needed = memory.needed_bytes(bundle, device)
     there = math.ceil(needed / 0.8) - lacking  # a fifth is the system's
     monkeypatch.setattr(memory, "available_bytes", available(there))
     assert memory.chooses_low_memory(bundle, device) is short
