@@ -14,6 +14,7 @@ from bench_requests import EXAMPLES
 from lightfill.bench import command, suite
 from lightfill.bench.artefact import Latency, Sweep, read
 from lightfill.engine import cli
+from lightfill.engine.bundle import DEMO_BUNDLE
 
 
 class Ran(NamedTuple):
@@ -117,6 +118,7 @@ def test_the_suites_run_what_they_say(monkeypatch: pytest.MonkeyPatch, tmp_path:
     ran: list[tuple[str, ...]] = []
     monkeypatch.setattr(suite, "_run", lambda *arguments: ran.append(arguments))
     monkeypatch.setattr(suite.host_overhead, "main", lambda: None)
+    monkeypatch.setattr(suite, "_why_not", lambda bundle, precision: None)
     for name in suite.SUITES:
         monkeypatch.setattr("sys.argv", ["suite", name, "--results", str(tmp_path)])
         suite.main()
@@ -132,13 +134,24 @@ def test_the_suites_run_what_they_say(monkeypatch: pytest.MonkeyPatch, tmp_path:
         *(
             f"sdxl-{edge}{device}.json"
             for edge in (512, 1024)
-            for device in ("", "-openvino", "-bf16")
+            for device in ("", "-openvino", "-bf16", "-int8-bf16")
         ),
         "sdxl-by-image_size.json",
         "sdxl-by-steps.json",
     ]
+    assert sum("--peers" in each for each in commands) == 2
     group = cli.typer.main.get_command(cli.app)
     for each in commands:
         parameters = group.commands[each[0]].params
         options = {name for part in parameters for name in (*part.opts, *part.secondary_opts)}
         assert {word for word in each if word.startswith("--")} <= options
+
+
+def test_what_openvino_cannot_run_here_is_left_out_with_its_reason(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(suite.memory, "available_bytes", lambda: 10**12)
+    assert suite._why_not(DEMO_BUNDLE, None) is None
+    assert "lightfill quantize" in str(suite._why_not(DEMO_BUNDLE, "int8+bf16"))
+    monkeypatch.setattr(suite.memory, "available_bytes", lambda: 10**6)
+    assert suite._why_not(DEMO_BUNDLE, "bf16") == "it needs 1 GB of memory"
