@@ -26,6 +26,7 @@ def test_options_reach_the_runtime(bundle: Bundle, monkeypatch: pytest.MonkeyPat
     real = ort.InferenceSession
 
     def recording(path: Path, settings: ort.SessionOptions, **arguments: Any) -> Any:
+        assert settings.get_session_config_entry("session.force_spinning_stop") == "1"
         arena, pattern = settings.enable_cpu_mem_arena, settings.enable_mem_pattern
         seen.append((settings.intra_op_num_threads, arena, pattern))
         return real(path, settings, **arguments)
