@@ -78,7 +78,7 @@ def coverage(shape: str, width: int, height: int) -> NDArray[np.float32]:
     corners = zip(across * (large.width - 1), down * (large.height - 1), strict=True)
     ImageDraw.Draw(large).polygon(list(corners), fill=255)
     smooth = large.resize((width, height), Image.Resampling.BOX)
-    return np.asarray(smooth, np.float32) / 255
+    return np.asarray(smooth, np.float32) / np.float32(255)
 
 
 def painted(
