@@ -3,7 +3,10 @@
 import hashlib
 import json
 import shutil
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -13,9 +16,12 @@ from component_feeds import COMPONENTS, FEEDS, SHAPES, random, run_on
 from lightfill.engine.bundle import DEMO_BUNDLE, Bundle
 from lightfill.engine.errors import ContractViolation, NonFiniteOutput, SessionError
 from lightfill.engine.manifest import MANIFEST_NAME
-from lightfill.engine.sessions import SessionOptions, open_session
+from lightfill.engine.sessions import Session, SessionOptions, open_session
 
 pytestmark = pytest.mark.parametrize("device", ["cpu", "openvino"])
+
+
+Opened = Callable[[str, str], Session]
 
 
 @pytest.fixture(scope="module")
@@ -23,15 +29,24 @@ def bundle() -> Bundle:
     return Bundle.open()
 
 
+@pytest.fixture(scope="module")
+def opened(bundle: Bundle) -> Iterator[Opened]:
+    """Sessions that tests share: OpenVINO takes a second to compile one."""
+    with ExitStack() as stack:
+        yield cache(
+            lambda component, device: stack.enter_context(open_session(bundle, component, device))
+        )
+
+
 @pytest.mark.parametrize("component", COMPONENTS)
 def test_every_component_runs_and_repeats_exactly(
-    bundle: Bundle, device: str, component: str
+    opened: Opened, device: str, component: str
 ) -> None:
     feed = FEEDS[component]
     before = {name: array.copy() for name, array in feed.items()}
-    with open_session(bundle, component, device) as session:
-        assert (session.component, session.device) == (component, device)
-        first, second = session.run(feed), session.run(feed)
+    session = opened(component, device)
+    assert (session.component, session.device) == (component, device)
+    first, second = session.run(feed), session.run(feed)
     assert {name: array.shape for name, array in first.items()} == SHAPES[component]
     for name, array in first.items():
         assert array.dtype == np.float32
@@ -42,37 +57,34 @@ def test_every_component_runs_and_repeats_exactly(
 
 @pytest.mark.parametrize("component", COMPONENTS)
 def test_wrong_names_are_refused_in_the_contracts_words(
-    bundle: Bundle, device: str, component: str
+    opened: Opened, device: str, component: str
 ) -> None:
     feed = dict(FEEDS[component])
     renamed = feed.pop(next(iter(feed)))
-    with (
-        open_session(bundle, component, device) as session,
-        pytest.raises(ContractViolation, match=f"^{component} takes inputs .* was given .*wrong"),
-    ):
-        session.run(feed | {"wrong": renamed})
+    words = f"^{component} takes inputs .* was given .*wrong"
+    with pytest.raises(ContractViolation, match=words):
+        opened(component, device).run(feed | {"wrong": renamed})
 
 
 @pytest.mark.parametrize(
     ("component", "name"), [(component, name) for component in FEEDS for name in FEEDS[component]]
 )
 def test_wrong_dtype_and_rank_of_any_input_are_refused(
-    bundle: Bundle, device: str, component: str, name: str
+    opened: Opened, device: str, component: str, name: str
 ) -> None:
-    feed = FEEDS[component]
-    with open_session(bundle, component, device) as session:
-        with pytest.raises(ContractViolation, match=rf"^{component} input '{name}' is .*float16$"):
-            session.run(feed | {name: feed[name].astype(np.float16)})
-        with pytest.raises(ContractViolation, match=rf"^{component} input '{name}' has shape"):
-            session.run(feed | {name: feed[name][None]})
+    feed, session = FEEDS[component], opened(component, device)
+    with pytest.raises(ContractViolation, match=rf"^{component} input '{name}' is .*float16$"):
+        session.run(feed | {name: feed[name].astype(np.float16)})
+    with pytest.raises(ContractViolation, match=rf"^{component} input '{name}' has shape"):
+        session.run(feed | {name: feed[name][None]})
 
 
-def test_fixed_width_and_unequal_batches_are_refused(bundle: Bundle, device: str) -> None:
-    with open_session(bundle, "unet", device) as session:
-        with pytest.raises(ContractViolation, match=r"'sample' has shape .* given .2, 5, 8, 12"):
-            session.run(FEEDS["unet"] | {"sample": random(2, 5, 8, 12)})
-        with pytest.raises(ContractViolation, match=r"'text_embeds' has shape .* given .1, 48"):
-            session.run(FEEDS["unet"] | {"text_embeds": random(1, 48)})
+def test_fixed_width_and_unequal_batches_are_refused(opened: Opened, device: str) -> None:
+    session = opened("unet", device)
+    with pytest.raises(ContractViolation, match=r"'sample' has shape .* given .2, 5, 8, 12"):
+        session.run(FEEDS["unet"] | {"sample": random(2, 5, 8, 12)})
+    with pytest.raises(ContractViolation, match=r"'text_embeds' has shape .* given .1, 48"):
+        session.run(FEEDS["unet"] | {"text_embeds": random(1, 48)})
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])
