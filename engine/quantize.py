@@ -4,6 +4,7 @@ Weights are int8 per output channel, activations int8 in ranges chosen from cali
 lies between stays float32 (NNCF's post-training quantization, SmoothQuant included).
 """
 
+import logging
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -27,6 +28,11 @@ from .sessions.residency import AllResident, OneResident, Residency
 DEVICE = "openvino"
 MINIMUM_PICTURE_DB = 30.0
 """Below it, inside the mask, differences are seen without looking for them."""
+_BYTES_PER_STORED = 5.8
+"""Memory for each byte of a UNet's float16 weights, at the peak (SDXL: 24 GB and 5.5 of swap)."""
+
+logger = logging.getLogger(__name__)
+
 OnStage = Callable[[str], None]
 
 
@@ -82,14 +88,15 @@ def _quantized(
     from ..export.quantization import made_with, write_quantized
 
     bundle, store = request.bundle, QuantizedStore(request.bundle)
+    _warn_if_memory_is_short(bundle, component)
+    place = _writable_place(store, component)
     with _components(bundle) as components:
         on_stage(f"{component}: calibration requests")
-        first, count = 0, request.calibration_runs + request.judging_runs
-        every = calibration.runs(bundle, components, steps, request.size, range(first, count))
+        numbers = range(request.calibration_runs + request.judging_runs)
+        every = calibration.runs(bundle, components, steps, request.size, numbers)
     choosing, judging = every[: request.calibration_runs], every[request.calibration_runs :]
     seen = _seen(bundle, component, choosing, judging, on_stage)
-    store.path(component).parent.mkdir(exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=store.path(component).parent, prefix=".") as directory:
+    with tempfile.TemporaryDirectory(dir=place, prefix=".") as directory:
         network = Path(directory) / "unet.xml"
         on_stage(f"{component}: choosing ranges")
         write_quantized(bundle.graph(component, "float32"), seen.calibration, network)
@@ -104,6 +111,33 @@ def _quantized(
         about = {"made_with": made_with(), "size": request.size,
                  "calibrated_on": len(choosing), "measured_on": len(judging)}  # fmt: skip
         return store.keep(component, network, {**about, **figures})
+
+
+def _writable_place(store: QuantizedStore, component: str) -> Path:
+    """The directory that will hold the network, tried before minutes of work."""
+    place = store.path(component).parent
+    try:
+        place.mkdir(exist_ok=True)
+        with tempfile.TemporaryFile(dir=place):
+            return place
+    except OSError as error:
+        raise ExportError(
+            f"{place} cannot be written ({error.strerror}); quantize a copy of the bundle in a "
+            "directory of your own"
+        ) from error
+
+
+def _warn_if_memory_is_short(bundle: Bundle, component: str) -> None:
+    weights = bundle.manifest.files[bundle.component(component).weights].bytes
+    needed = _BYTES_PER_STORED * weights
+    if needed > memory.WORTH_ASKING and needed > memory.available_bytes():
+        logger.warning(
+            "quantizing %s takes about %.0f GB of memory, more than the %.0f GB that are "
+            "available: with swap it is slow, without it the system may end this process",
+            component,
+            needed / 1e9,
+            memory.available_bytes() / 1e9,
+        )
 
 
 def _seen(

@@ -12,7 +12,7 @@ import openvino as ov
 import pytest
 
 from lightfill import Inpainter
-from lightfill.engine import calibration, cli
+from lightfill.engine import calibration, cli, memory
 from lightfill.engine.bundle import DEMO_BUNDLE, Bundle
 from lightfill.engine.errors import (
     BundleCorrupt,
@@ -112,6 +112,35 @@ def test_pictures_that_do_not_hold_up_are_not_kept(tmp_path: Path) -> None:
     assert list(QuantizedStore(bundle).path("unet").parent.iterdir()) == []
     with pytest.raises(ComponentMissing, match=r"make it with `lightfill quantize .*bundle`, or"):
         OneResident(bundle, "openvino", SessionOptions(precision="int8")).session("unet")
+
+
+def test_a_place_that_cannot_be_written_is_told_before_any_work(tmp_path: Path) -> None:
+    bundle = Bundle.open(shutil.copytree(DEMO_BUNDLE, tmp_path / "bundle"))
+    QuantizedStore(bundle).path("unet").parent.write_text("a file in its place")
+    stages: list[str] = []
+    with pytest.raises(ExportError, match=r"int8 cannot be written \(.*\); quantize a copy of the"):
+        quantize(request(bundle), stages.append)
+    assert stages == []
+
+
+def test_memory_that_may_not_do_is_told_before_any_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    bundle = Bundle.open(shutil.copytree(DEMO_BUNDLE, tmp_path / "bundle"))
+    monkeypatch.setattr(memory, "WORTH_ASKING", 0)
+    monkeypatch.setattr(memory, "available_bytes", lambda: 10**6)
+
+    def stopped(_: str) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        quantize(request(bundle), stopped)
+    assert "quantizing unet takes about 0 GB of memory" in caplog.text
+    monkeypatch.setattr(memory, "available_bytes", lambda: 10**12)
+    caplog.clear()
+    with pytest.raises(KeyboardInterrupt):
+        quantize(request(bundle), stopped)
+    assert caplog.text == ""
 
 
 @pytest.mark.parametrize(
