@@ -53,6 +53,8 @@ def demo(results: Path, runs: int) -> None:
 def demo_peers(results: Path, runs: int) -> None:
     """The embedded model, with every peer on the same processor."""
     _bench(results, "demo", runs, *_DEMO, "--peers", "all")
+    in_bfloat16 = ("--device", "openvino", "--precision", "bf16")
+    _bench(results, "demo-bf16", runs, *_DEMO, *in_bfloat16, "--peers", "all")
 
 
 def sdxl(results: Path, runs: int, directory: Path) -> None:

@@ -131,6 +131,7 @@ def test_the_suites_run_what_they_say(monkeypatch: pytest.MonkeyPatch, tmp_path:
         *(f"demo-by-{varies}.json" for varies in ("image_size", "batch", "steps", "concurrency")),
         "host-overhead.json",
         "demo.json",
+        "demo-bf16.json",
         *(
             f"sdxl-{edge}{device}.json"
             for edge in (512, 1024)
@@ -139,7 +140,7 @@ def test_the_suites_run_what_they_say(monkeypatch: pytest.MonkeyPatch, tmp_path:
         "sdxl-by-image_size.json",
         "sdxl-by-steps.json",
     ]
-    assert sum("--peers" in each for each in commands) == 2
+    assert sum("--peers" in each for each in commands) == 3
     group = cli.typer.main.get_command(cli.app)
     for each in commands:
         parameters = group.commands[each[0]].params
