@@ -17,15 +17,17 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import nncf
-import openvino as ov
-from nncf.quantization.advanced_parameters import (
-    AdvancedQuantizationParameters,
-    AdvancedSmoothQuantParameters,
-)
-from nncf.quantization.range_estimator import RangeEstimatorParametersSet
-
 from ..engine.errors import ExportError
+from ..engine.telemetry import no_telemetry
+
+with no_telemetry():
+    import nncf
+    import openvino as ov
+    from nncf.quantization.advanced_parameters import (
+        AdvancedQuantizationParameters,
+        AdvancedSmoothQuantParameters,
+    )
+    from nncf.quantization.range_estimator import RangeEstimatorParametersSet
 
 SMOOTHING = 0.5
 KEPT_FLOAT32 = ("conv_in.", "conv_out.", "time_embedding.", "add_embedding.")
@@ -42,7 +44,7 @@ def write_quantized(graph: Path, feeds: Sequence[Mapping[str, Any]], network: Pa
     ranges = RangeEstimatorParametersSet.MINMAX
     try:
         model = ov.Core().read_model(graph)
-        with redirect_stdout(io.StringIO()):  # NNCF's progress bars, which nothing turns off
+        with redirect_stdout(io.StringIO()):  # NNCF's progress bars; --json prints there
             quantized = nncf.quantize(
                 model,
                 nncf.Dataset(list(feeds)),

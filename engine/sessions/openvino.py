@@ -11,15 +11,20 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import openvino as ov
-
 from ..components import Contract, Tensor
 from ..errors import DeviceUnavailable, SessionError
 from ..memory import return_freed
+from ..telemetry import no_telemetry
 from .base import Array, Feed, Session, SessionOptions, TensorSpec, check_contract
+
+with no_telemetry():
+    import openvino as ov
 
 _CPU = "CPU"
 _PRECISION = "INFERENCE_PRECISION_HINT"
+_CAPABILITIES = "OPTIMIZATION_CAPABILITIES"
+_FAILURES = (RuntimeError, MemoryError)
+"""What its C++ layers throw, as Python sees it."""
 
 
 class OpenVinoSession(Session):
@@ -48,7 +53,7 @@ class OpenVinoSession(Session):
         try:
             # Inputs are read where they lie; results are copied, for the next run writes over them.
             results = request.infer(dict(feed), share_inputs=True, share_outputs=False)
-        except Exception as error:  # whatever its C++ layers throw is a RuntimeError or a TypeError
+        except _FAILURES as error:
             raise SessionError(
                 f"{self.component} failed on openvino: {_reason(error)}; "
                 "try a smaller image_size, or --device cpu"
@@ -86,9 +91,13 @@ def _compile(path: Path, options: SessionOptions, wanted: ov.Type) -> ov.Compile
     if options.threads is not None:
         settings["INFERENCE_NUM_THREADS"] = options.threads
     core = ov.Core()
+    if wanted == ov.Type.bf16 and "BF16" not in core.get_property(_CPU, _CAPABILITIES):
+        raise DeviceUnavailable(
+            "this processor has no bfloat16; leave bf16 out of the precision, or the precision out"
+        )
     try:
         compiled = core.compile_model(core.read_model(path), _CPU, settings)
-    except Exception as error:
+    except _FAILURES as error:
         raise SessionError(
             f"{path.parent.name} cannot be loaded on openvino: {_reason(error)}; "
             "run `lightfill doctor`, or use --device cpu"

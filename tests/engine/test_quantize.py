@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import openvino as ov
 import pytest
 
 from lightfill import Inpainter
@@ -23,6 +22,7 @@ from lightfill.engine.errors import (
 from lightfill.engine.quantize import QuantizationRequest, quantize
 from lightfill.engine.quantized_store import QuantizedStore
 from lightfill.engine.sessions import SessionOptions, open_session
+from lightfill.engine.sessions.openvino import ov
 from lightfill.engine.sessions.residency import OneResident
 from lightfill.engine.verify import MINIMUM_DB, verify
 

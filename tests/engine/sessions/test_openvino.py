@@ -5,7 +5,6 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-import openvino as ov
 import pytest
 from component_feeds import COMPONENTS, FEEDS, run_on
 from pictures import our_picture
@@ -14,6 +13,7 @@ from lightfill import Inpainter
 from lightfill.engine.bundle import Bundle
 from lightfill.engine.errors import DeviceUnavailable, SessionError
 from lightfill.engine.sessions import SessionOptions, open_session, openvino
+from lightfill.engine.sessions.openvino import ov
 
 AGREEMENT = 1e-4
 """Largest difference from ONNX Runtime, relative to the output's largest value."""
