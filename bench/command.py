@@ -14,7 +14,7 @@ from ..engine.bundle import Bundle
 from ..engine.checks import whole_number
 from ..engine.errors import InvalidInput
 from ..engine.output_paths import check_writable
-from ..engine.request import resolve_image_size
+from ..engine.request import fixed_image_size
 from ..scheduler import effective_steps
 from . import artefact, graph_costs, peer_list, report
 from .compare import compare as compared
@@ -126,7 +126,7 @@ def predict(
     """A GPU nobody has measured: SDXL's costs, or those of a bundle's float16 graphs."""
     from .predict import markdown, predicted
 
-    size = _size(image_size or "square_hd")
+    size = fixed_image_size(image_size or "square_hd")
     costs = None
     if bundle is not None:
         opened = Bundle.open(bundle)
@@ -142,7 +142,7 @@ def predict(
 def _workload(options: EngineOptions, asked: Asked) -> Iterator[Workload]:
     """The request with its files, which are made for as long as they are needed."""
     natural = Bundle.open(options.bundle).manifest.natural_size
-    size = _size(asked.image_size or f"{natural}x{natural}")
+    size = fixed_image_size(asked.image_size or f"{natural}x{natural}")
     with tempfile.TemporaryDirectory(prefix="lightfill-bench-") as directory:
         if asked.image is None or asked.mask is None:
             image, mask = sample_files(Path(directory))
@@ -156,13 +156,6 @@ def _workload(options: EngineOptions, asked: Asked) -> Iterator[Workload]:
             strength=asked.strength,
             batch=asked.batch,
         )
-
-
-def _size(text: str) -> tuple[int, int]:
-    size = resolve_image_size(text)
-    if size is None:
-        raise InvalidInput("image_size", f"{text!r} has no size of its own; write WIDTHxHEIGHT")
-    return size
 
 
 def _check_outputs(outputs: Outputs) -> None:

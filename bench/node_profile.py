@@ -1,8 +1,8 @@
 """`python -m lightfill.bench.node_profile`: where a component's time goes on the CPU, by operator.
 
 ONNX Runtime's own profile of one component at one size: seconds by operator, medians over the runs,
-beside what the operator's floating-point operations would take at the processor's measured limit.
-What this says is evidence for what limits a device; whole requests are `lightfill bench`'s.
+beside the processor's measured limit. Evidence for what limits a device; whole requests are
+`lightfill bench`'s.
 """
 
 import argparse
@@ -17,8 +17,9 @@ from typing import Any
 import numpy as np
 
 from ..engine.bundle import Bundle
+from ..engine.checks import whole_number
 from ..engine.components import PIXELS_PER_LATENT, Contract, symbol_of
-from ..engine.request import resolve_image_size
+from ..engine.request import fixed_image_size
 from .limits import host_limit
 
 _KERNEL = "_kernel_time"
@@ -32,9 +33,7 @@ def main() -> None:
     parser.add_argument("--image-size", default="512x512")
     parser.add_argument("--runs", type=int, default=3)
     asked = parser.parse_args()
-    size = resolve_image_size(asked.image_size)
-    if size is None:
-        parser.error(f"{asked.image_size} has no size of its own; write WIDTHxHEIGHT")
+    size = fixed_image_size(asked.image_size)
     bundle = Bundle.open(asked.bundle)
     by_operator = profiled(bundle, asked.component, size, asked.runs)
     limit = host_limit()
@@ -51,6 +50,7 @@ def profiled(bundle: Bundle, component: str, size: tuple[int, int], runs: int) -
     """Seconds of each operator in one run, the median of `runs` after one that warms up."""
     import onnxruntime as ort
 
+    whole_number("runs", runs, 1, 1000)
     settings = ort.SessionOptions()
     settings.enable_profiling = True
     settings.log_severity_level = 3

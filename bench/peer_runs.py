@@ -67,7 +67,8 @@ def compared(
 
 def fit_together(options: EngineOptions) -> bool:
     """Whether both sides may stay loaded: twice what ours needs is there; a peer needs as much."""
-    needed = 2 * memory.needed_bytes(Bundle.open(options.bundle))
+    device = "openvino" if options.device == "openvino" else "cpu"
+    needed = 2 * memory.needed_bytes(Bundle.open(options.bundle), device, options.precision)
     return needed <= _USABLE_SHARE * memory.available_bytes()
 
 

@@ -8,7 +8,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from ..engine.sessions.base import PRECISIONS
+from ..engine.precision import PRECISIONS
 from . import marked_page
 from .artefact import Latency, StageEntry, read
 

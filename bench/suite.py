@@ -11,6 +11,7 @@ from pathlib import Path
 
 from ..engine import memory
 from ..engine.bundle import Bundle
+from ..engine.precision import is_int8
 from ..engine.quantized_store import QuantizedStore
 from . import host_overhead
 
@@ -87,7 +88,7 @@ def sdxl(results: Path, runs: int, directory: Path) -> None:
 def _why_not(bundle: Path, precision: str | None) -> str | None:
     """Why OpenVINO cannot hold all of a bundle here, or has no int8 UNet to run."""
     opened = Bundle.open(bundle)
-    if precision is not None and "int8" in precision:
+    if is_int8(precision):
         unet = opened.unet(4).component
         if QuantizedStore(opened).record(unet) is None:
             return f"`lightfill quantize {bundle}` makes what it needs, with more than 24 GB"

@@ -41,16 +41,23 @@ def agreement(
             return Agreement(part, math.inf, -EQUAL_DB, minimum_db, passed=False)
         difference = found.astype(np.float64) - expected.astype(np.float64)
         error = max(error, float(np.abs(difference).max()))
-        psnr = min(psnr, psnr_db(found, expected))
+        psnr = min(psnr, _decibels(difference, _largest(expected)))
     passed = psnr >= minimum_db or error <= 1.01 * step
     return Agreement(part, error, psnr, minimum_db, passed)
 
 
 def psnr_db(found: NDArray[Any], expected: NDArray[Any], peak: float | None = None) -> float:
     """Decibels of `peak` (None: the largest value expected) over the error's root mean square."""
-    expected = expected.astype(np.float64)
-    error = float(np.sqrt(np.mean(np.square(found.astype(np.float64) - expected))))
-    peak = float(np.abs(expected).max()) if peak is None else peak
+    difference = found.astype(np.float64) - expected.astype(np.float64)
+    return _decibels(difference, _largest(expected) if peak is None else peak)
+
+
+def _largest(expected: NDArray[Any]) -> float:
+    return float(np.abs(expected.astype(np.float64)).max())
+
+
+def _decibels(difference: NDArray[np.float64], peak: float) -> float:
+    error = float(np.sqrt(np.mean(np.square(difference))))
     if error == 0.0:
         return EQUAL_DB
     return max(-EQUAL_DB, min(20 * math.log10(max(peak, 1e-30) / error), EQUAL_DB))

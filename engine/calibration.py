@@ -1,7 +1,8 @@
 """Requests that show what a UNet sees: for choosing int8's ranges, and for judging the result.
 
 Whole denoising runs of the pipeline's own functions, in two strengths, over photos and prompts of
-many kinds. Those that choose and those that judge differ in prompt, photo and seed.
+many kinds. Those that choose and those that judge differ in photo and seed, and, while there are
+no more than `PROMPTS`, in prompt.
 """
 
 from collections.abc import Iterator, Sequence
@@ -34,7 +35,7 @@ STRENGTHS = (1.0, 0.95)
 
 @dataclass(frozen=True)
 class Run:
-    """One request up to its first UNet call. mask: (h, w) of the latents, 1 where it paints."""
+    """One request up to its first UNet call. start: latents (1, 4, h, w) at the first sigma."""
 
     conditioning: Conditioning
     known: Known
@@ -109,7 +110,7 @@ def photo(width: int, height: int, number: int) -> NDArray[np.uint8]:
 
 
 class Recording(Session):
-    """Passes runs on to a session and keeps their inputs and outputs."""
+    """Passes a UNet's runs on and keeps their inputs and predictions."""
 
     def __init__(self, session: Session) -> None:
         super().__init__(session.component, session.device, session.inputs, session.outputs)

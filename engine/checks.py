@@ -32,3 +32,11 @@ def real_number(field: str, value: Any, low: float, high: float) -> float:
     if not low <= value <= high:
         raise InvalidInput(field, f"must be from {low:g} to {high:g}, got {value}")
     return float(value)
+
+
+def step_counts(text: str) -> list[int]:
+    """The whole numbers of "8,4", ascending, each once; InvalidInput for anything else."""
+    try:
+        return sorted({int(count) for count in text.split(",")})
+    except ValueError:
+        raise InvalidInput("steps", f"{text!r} is no list of numbers; write it as 4,8") from None

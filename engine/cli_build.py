@@ -55,14 +55,10 @@ def build(
 ) -> None:
     """Build TensorRT engines of BUNDLE for image sizes (needs lightfill[build])."""
     from ..export.build_command import build_from_command_line
-    from .request import IMAGE_SIZES, resolve_image_size
+    from .request import IMAGE_SIZES, fixed_image_size
 
     sizes = list(IMAGE_SIZES.values()) if all_sizes else []
-    for text in image_size or []:
-        size = resolve_image_size(text)
-        if size is None:
-            raise InvalidInput("image_size", f"{text!r} has no size of its own; write WIDTHxHEIGHT")
-        sizes.append(size)
+    sizes += map(fixed_image_size, image_size or [])
     if not sizes:
         raise InvalidInput(
             "image_size", "name the sizes to build, as --image-size square_hd, or pass --all-sizes"

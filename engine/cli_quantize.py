@@ -8,7 +8,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from .errors import InvalidInput
+from .checks import step_counts
 
 
 def quantize(
@@ -33,17 +33,14 @@ def quantize(
     from .bundle import Bundle
     from .quantize import QuantizationRequest
     from .quantize import quantize as quantized
-    from .request import resolve_image_size
+    from .request import fixed_image_size
 
     opened = Bundle.open(bundle)
     edge = min(opened.manifest.natural_size, 512)
-    size = resolve_image_size(image_size or f"{edge}x{edge}")
-    if size is None:
-        raise InvalidInput("image_size", f"{image_size!r} has no size of its own")
     request = QuantizationRequest(
         bundle=opened,
-        size=size,
-        steps=_steps(steps) if steps else tuple(sorted(opened.manifest.steps)),
+        size=fixed_image_size(image_size or f"{edge}x{edge}"),
+        steps=tuple(step_counts(steps) if steps else sorted(opened.manifest.steps)),
         calibration_runs=calibration_runs,
         judging_runs=judging_runs,
         minimum_picture_db=minimum_psnr,
@@ -60,10 +57,3 @@ def quantize(
         stored = sum(entry.bytes for entry in record.files.values())
         table.add_row(name, by_step, f"{record.picture_psnr_db:.1f} dB", f"{stored / 1e6:.1f} MB")
     Console().print(table)
-
-
-def _steps(text: str) -> tuple[int, ...]:
-    try:
-        return tuple(sorted({int(count) for count in text.split(",")}))
-    except ValueError:
-        raise InvalidInput("steps", f"{text!r} is no list of numbers; write it as 4,8") from None

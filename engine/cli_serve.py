@@ -68,7 +68,7 @@ def serve(
 
     settings = Settings.from_environment(
         host=host, port=port, bundle=bundle, device=device, precision=precision,
-        workers=workers,        database_url=database, data_dir=data_dir, public_url=public_url,
+        workers=workers, database_url=database, data_dir=data_dir, public_url=public_url,
         authentication=authentication, cors_origins=cors_origins,
         allow_private_addresses=allow_private_addresses, log_level=log_level,
     )  # fmt: skip

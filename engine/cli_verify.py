@@ -10,8 +10,6 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from .errors import InvalidInput
-
 EXIT_DIFFERS = 1
 
 
@@ -44,10 +42,12 @@ def verify(
     """
     from . import verify as verification
     from .bundle import Bundle
+    from .request import fixed_image_size
     from .sessions import SessionOptions
 
     opened = Bundle.open(bundle)
-    sizes = _sizes(image_size, opened.manifest.natural_size)
+    natural = f"{opened.manifest.natural_size}x{opened.manifest.natural_size}"
+    sizes = [fixed_image_size(text) for text in image_size or [natural]]
     options = SessionOptions(
         device_index=device_index,
         engines=engines,
@@ -68,18 +68,6 @@ def verify(
         _print(device, passed, found)
     if not passed:
         raise typer.Exit(EXIT_DIFFERS)
-
-
-def _sizes(given: Sequence[str] | None, natural: int) -> list[tuple[int, int]]:
-    from .request import resolve_image_size
-
-    sizes = []
-    for text in given or [f"{natural}x{natural}"]:
-        size = resolve_image_size(text)
-        if size is None:
-            raise InvalidInput("image_size", f"{text!r} has no size of its own; write WIDTHxHEIGHT")
-        sizes.append(size)
-    return sizes
 
 
 def _report(device: str, passed: bool, found: Mapping[str, Sequence[Any]]) -> dict[str, Any]:

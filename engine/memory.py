@@ -24,6 +24,7 @@ from pathlib import Path
 
 from .bundle import Bundle
 from .checks import flag
+from .precision import is_int8
 
 _RESIDENT_PER_STORED = {"cpu": 2, "openvino": 4}
 _LOADING_PER_STORED = 2
@@ -77,8 +78,8 @@ def needed_bytes(bundle: Bundle, device: str = "cpu", precision: str | None = No
     unet, others = max(stored["unet"]), sum(stored["others"])
     computing = _COMPUTING_PER_PIXEL * bundle.manifest.natural_size**2
     per_stored = _RESIDENT_PER_STORED[device]
-    int8 = precision is not None and "int8" in precision
-    resident = per_stored * others + round((_INT8_PER_STORED if int8 else per_stored) * unet)
+    unet_per_stored = _INT8_PER_STORED if is_int8(precision) else per_stored
+    resident = per_stored * others + round(unet_per_stored * unet)
     if device != "cpu":
         return resident + computing
     loading = _LOADING_PER_STORED * unet

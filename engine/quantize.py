@@ -18,6 +18,7 @@ from . import calibration, memory
 from .agreement import psnr_db
 from .bundle import Bundle
 from .calibration import Recording, Run
+from .checks import real_number, whole_number
 from .denoise import Latents
 from .errors import ExportError, InvalidInput
 from .quantized_store import QuantizedRecord, QuantizedStore
@@ -28,8 +29,10 @@ from .sessions.residency import AllResident, OneResident, Residency
 DEVICE = "openvino"
 MINIMUM_PICTURE_DB = 30.0
 """Below it, inside the mask, differences are seen without looking for them."""
+MAX_RUNS = 64
 _BYTES_PER_STORED = 5.8
-"""Memory for each byte of a UNet's float16 weights, at the peak (SDXL: 24 GB and 5.5 of swap)."""
+"""Memory for each byte of a UNet's float16 weights: SDXL's, 5.1 GB, was killed on a machine of 24 GB,
+and ended with swap added, of which 5.5 GB were seen in use."""
 
 logger = logging.getLogger(__name__)
 
@@ -51,9 +54,9 @@ class QuantizationRequest:
         """Raise InvalidInput for sizes and counts that cannot be run."""
         if any(side % 32 or not 64 <= side <= 2048 for side in self.size):
             raise InvalidInput("image_size", "take multiples of 32 between 64 and 2048")
-        for name in ("calibration_runs", "judging_runs"):
-            if not 1 <= getattr(self, name) <= 64:
-                raise InvalidInput(name, "take 1 to 64")
+        whole_number("calibration_runs", self.calibration_runs, 1, MAX_RUNS)
+        whole_number("judging_runs", self.judging_runs, 1, MAX_RUNS)
+        real_number("minimum_psnr", self.minimum_picture_db, -1000, 1000)
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ import json
 import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -85,23 +86,23 @@ class QuantizedStore:
                 raise self._corrupt(network, f"{name} is missing or of another length")
         return record
 
-    def require(self, component: str) -> Path:
-        """The network of a UNet, whose files' lengths were checked; else the command to make it.
+    def require(self, component: str) -> QuantizedRecord:
+        """The record of a UNet whose files have the right lengths; else the command to make it.
 
         Raises ComponentMissing or BundleCorrupt.
         """
-        if self.record(component) is None:
+        record = self.record(component)
+        if record is None:
             raise ComponentMissing(
                 f"bundle {self.bundle.manifest.name!r} has no int8 {component}; make it with "
                 f"`{self.command()}`, or leave the precision out"
             )
-        return self.path(component)
+        return record
 
     def checked(self, component: str) -> Path:
-        """As `require`, after reading every byte."""
-        network = self.require(component)
-        record = self.record(component)
-        for name, entry in record.files.items() if record else ():
+        """The network of a UNet, after every byte was read: once by this process, if unchanged."""
+        network = self.path(component)
+        for name, entry in self.require(component).files.items():
             if _entry(network.with_name(name)) != entry:
                 raise self._corrupt(network, f"{name} differs from its record")
         return network
@@ -130,6 +131,11 @@ class QuantizedStore:
 
 
 def _entry(path: Path) -> FileEntry:
+    stat = path.stat()
+    return FileEntry(bytes=stat.st_size, sha256=_sha256(path, stat.st_size, stat.st_mtime_ns))
+
+
+@lru_cache(maxsize=64)
+def _sha256(path: Path, size: int, modified_ns: int) -> str:  # noqa: ARG001 - what tells a change
     with path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    return FileEntry(bytes=path.stat().st_size, sha256=digest)
+        return hashlib.file_digest(file, "sha256").hexdigest()

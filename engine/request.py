@@ -124,6 +124,14 @@ def resolve_image_size(image_size: Any) -> tuple[int, int] | None:
     )
 
 
+def fixed_image_size(text: str) -> tuple[int, int]:
+    """(width, height) of a preset or "WIDTHxHEIGHT"; InvalidInput for "source", too."""
+    size = resolve_image_size(text)
+    if size is None:
+        raise InvalidInput("image_size", f"{text!r} has no size of its own; write WIDTHxHEIGHT")
+    return size
+
+
 def check_size(width: Any, height: Any) -> tuple[int, int]:
     """Both sides as ints in 64..2048."""
     return (

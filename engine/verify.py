@@ -19,6 +19,7 @@ from .bundle import Bundle
 from .denoise import Known, denoise, starting_latents
 from .engine_key import is_built, sizes_for
 from .pipeline import Inpainter
+from .precision import PRECISIONS
 from .safety import shows_concept
 from .schedule import schedule_of
 from .sessions import (
@@ -29,7 +30,7 @@ from .sessions import (
     require_device,
     require_precision,
 )
-from .sessions.base import ARITHMETIC, PRECISIONS, Array, Feed
+from .sessions.base import ARITHMETIC, Array, Feed
 from .sessions.residency import AllResident, OneResident, Residency
 from .text import TextConditioner
 

@@ -13,7 +13,7 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedCo
 from rich.table import Column, Table
 
 from ..engine.bundle import Bundle
-from ..engine.checks import whole_number
+from ..engine.checks import step_counts, whole_number
 from ..engine.errors import InvalidInput
 from .engine_progress import BuildProgress, EngineReport, PlannedEngine
 from .engine_targets import chosen_flavour, chosen_targets, require_tools
@@ -86,7 +86,7 @@ def _request(bundle: Path, **options: Any) -> BuildRequest:
     jobs = whole_number("jobs", options["jobs"], 1, _MOST_JOBS)
     index = whole_number("device_index", options["device_index"], 0, _MOST_DEVICES - 1)
     batches = [whole_number("batch", each, 1, MAX_BATCH) for each in options["batch"]]
-    steps = None if options["steps"] is None else _steps(options["steps"])
+    steps = None if options["steps"] is None else step_counts(options["steps"])
     workspace = None if options["workspace"] is None else _bytes(options["workspace"])
     opened = Bundle.open(bundle)
     flavour, version = chosen_flavour(options["device"])
@@ -121,13 +121,6 @@ def _totals(request: BuildRequest, plan: Sequence[PlannedEngine]) -> str:
         f"{len(missing)} of {len(plan)} engines to build, about {needed / 1e9:.2f} GB; "
         f"{root} has {free / 1e9:.1f} GB free"
     )
-
-
-def _steps(text: str) -> list[int]:
-    try:
-        return sorted({int(count) for count in text.split(",")})
-    except ValueError:
-        raise InvalidInput("steps", f"{text!r} is no list of numbers; write it as 4,8") from None
 
 
 def _bytes(text: str) -> int:

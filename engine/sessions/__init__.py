@@ -7,6 +7,7 @@ from ..bundle import Bundle
 from ..components import Contract
 from ..engine_key import Flavour, is_built
 from ..errors import DeviceUnavailable, InvalidInput
+from ..precision import is_bfloat16, is_int8
 from ..quantized_store import QuantizedStore
 from .base import ARITHMETIC, PRECISION_DEVICE, Session, SessionOptions, TensorSpec
 
@@ -78,15 +79,15 @@ def require_precision(bundle: Bundle, component: str, device: str, options: Sess
             f"{options.precision} runs on {PRECISION_DEVICE}, not on {device}; choose "
             f"--device {PRECISION_DEVICE}, or leave the precision out",
         )
-    if bundle.component(component).role == "unet" and "int8" in options.precision:
+    if bundle.component(component).role == "unet" and is_int8(options.precision):
         QuantizedStore(bundle).require(component)
 
 
 def _open_in_openvino(bundle: Bundle, component: str, options: SessionOptions) -> Session:
     from .openvino import OpenVinoSession
 
-    role, precision = bundle.component(component).role, options.precision or ""
-    if role == "unet" and "int8" in precision:
+    role = bundle.component(component).role
+    if role == "unet" and is_int8(options.precision):
         path = QuantizedStore(bundle).checked(component)
     else:
         path = bundle.graph(component, ARITHMETIC[PRECISION_DEVICE])
@@ -95,7 +96,7 @@ def _open_in_openvino(bundle: Bundle, component: str, options: SessionOptions) -
         component,
         bundle.contract(component),
         options,
-        bfloat16="bf16" in precision and role in _COMPUTED_IN_BFLOAT16,
+        bfloat16=is_bfloat16(options.precision) and role in _COMPUTED_IN_BFLOAT16,
     )
 
 

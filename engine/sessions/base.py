@@ -18,6 +18,7 @@ from ..checks import flag, whole_number
 from ..components import Contract, Tensor, symbol_of
 from ..errors import ContractViolation, InvalidInput, NonFiniteOutput
 from ..manifest import Arithmetic
+from ..precision import PRECISIONS
 
 if TYPE_CHECKING:
     from .device_times import OnDeviceTime
@@ -34,10 +35,8 @@ ARITHMETIC: dict[str, Arithmetic] = {
     "null": "float32",
 }
 """What each device computes in: which of a component's graphs it loads."""
-PRECISIONS = ("bf16", "int8", "int8+bf16")
-"""Less exact than float32, and asked for by name only; docs/precision.md has what each costs."""
 PRECISION_DEVICE = "openvino"
-"""The device that has them: ONNX Runtime's processor kernels gain by neither."""
+"""The device that has precisions below float32."""
 _ELEMENTS = {"float32": np.float32, "float16": np.float16, "int64": np.int64}
 MAX_THREADS = 1024
 MAX_DEVICES = 64
@@ -59,8 +58,9 @@ class SessionOptions:
     engines: on "tensorrt" and "rtx", the directory of the engines; None is the bundle's own.
     build_missing: on "tensorrt" and "rtx", build an engine that is not there, which takes minutes,
         where otherwise an error names the command that does.
-    precision: on "openvino", one of `PRECISIONS`; None is float32. "bf16" computes UNet and VAE in
-        bfloat16, "int8" runs the UNet that `lightfill quantize` made, "int8+bf16" both.
+    precision: on "openvino", one of `engine.precision.PRECISIONS`; None is float32. "bf16" computes
+        UNet and VAE in bfloat16, "int8" runs the UNet that `lightfill quantize` made, "int8+bf16"
+        both.
     on_device_time: on "tensorrt" and "rtx", called with each run's time on the GPU
         (`device_times.DeviceTime`), which costs a few events a run; None records nothing.
     """

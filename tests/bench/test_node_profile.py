@@ -4,6 +4,7 @@ import pytest
 
 from lightfill.bench import node_profile
 from lightfill.engine.bundle import Bundle
+from lightfill.engine.errors import InvalidInput
 
 
 @pytest.mark.parametrize("component", ["unet", "vae_decoder", "text_encoder_2"])
@@ -37,7 +38,17 @@ def test_command_prints_a_table_with_shares(
     assert out.splitlines()[-1].startswith("| all | 0.")
 
 
-def test_size_must_be_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sys.argv", ["node_profile", "--image-size", "source"])
-    with pytest.raises(SystemExit):
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--image-size", "source"], "image_size: 'source' has no size of its own"),
+        (["--image-size", "32x32"], "image_size: must be from 64"),
+        (["--image-size", "64x64", "--runs", "0"], "runs: must be from 1 to 1000, got 0"),
+    ],
+)
+def test_what_cannot_be_profiled_is_refused(
+    options: list[str], message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.argv", ["node_profile", *options])
+    with pytest.raises(InvalidInput, match=message):
         node_profile.main()

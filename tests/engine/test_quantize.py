@@ -148,8 +148,10 @@ def test_memory_that_may_not_do_is_told_before_any_work(
     [
         ({"size": (100, 64)}, "image_size: take multiples of 32"),
         ({"size": (64, 4096)}, "image_size: take multiples of 32"),
-        ({"calibration_runs": 0}, "calibration_runs: take 1 to 64"),
-        ({"judging_runs": 65}, "judging_runs: take 1 to 64"),
+        ({"calibration_runs": 0}, "calibration_runs: must be from 1 to 64, got 0"),
+        ({"judging_runs": 65}, "judging_runs: must be from 1 to 64, got 65"),
+        ({"calibration_runs": 1.5}, "calibration_runs: must be a whole number"),
+        ({"minimum_picture_db": float("nan")}, "minimum_psnr: must be a number"),
     ],
 )
 def test_wrong_requests_are_refused(changes: dict[str, Any], message: str) -> None:
@@ -211,7 +213,7 @@ def test_command_prints_records(command: Callable[..., Any], tmp_path: Path) -> 
         (["--steps", "3"], 1, "no UNet for 3 steps"),
         (["--image-size", "source"], 2, "image_size: 'source' has no size of its own"),
         (["--image-size", "100x100"], 2, "image_size: take multiples of 32"),
-        (["--calibration-runs", "0"], 2, "calibration_runs: take 1 to 64"),
+        (["--calibration-runs", "0"], 2, "calibration_runs: must be from 1 to 64"),
     ],
 )
 def test_wrong_arguments_end_with_a_sentence(

@@ -9,8 +9,8 @@ from component_feeds import COMPONENTS, FEEDS, run_on
 from lightfill import Inpainter
 from lightfill.engine.bundle import Bundle
 from lightfill.engine.errors import ComponentMissing, DeviceUnavailable, InvalidInput
+from lightfill.engine.precision import PRECISIONS, is_bfloat16, is_int8
 from lightfill.engine.sessions import SessionOptions, open_session
-from lightfill.engine.sessions.base import PRECISIONS
 from lightfill.engine.sessions.openvino import ov
 from lightfill.engine.verify import MINIMUM_DB, MINIMUM_PICTURE_DB, verify
 
@@ -109,6 +109,14 @@ def test_int8_that_was_not_made_is_refused_before_any_work(
         Inpainter.open(device="openvino", precision=precision, low_memory=low_memory) as inpainter,
     ):
         inpainter("no photo", "no mask", "a red ball")
+
+
+def test_words_say_what_they_mean() -> None:
+    meant = {each: (is_int8(each), is_bfloat16(each)) for each in (None, *PRECISIONS)}
+    assert meant == {
+        None: (False, False), "bf16": (False, True), "int8": (True, False),
+        "int8+bf16": (True, True),
+    }  # fmt: skip
 
 
 def test_every_precision_has_its_bars() -> None:

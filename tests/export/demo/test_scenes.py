@@ -20,7 +20,9 @@ def drawn(seed: int, edge: int = 128, photos: tuple[np.ndarray, ...] = ()) -> Sc
 def test_shapes_touch_all_sides_and_have_smooth_edges(shape: str) -> None:
     cover = coverage(shape, 64, 48)
     assert cover.shape == (48, 64)
-    assert (cover.min(), cover.max()) == (0 if shape != "square" else cover.min(), 1)
+    assert cover.min() >= 0
+    assert cover.max() == 1
+    assert (cover.min() == 0) is (shape != "square")
     for side in (cover[:2], cover[-2:], cover[:, :2], cover[:, -2:]):
         assert side.max() > 0.1
     if shape != "square":
@@ -45,11 +47,9 @@ def test_areas_are_those_of_geometry() -> None:
 def test_a_colour_is_nearest_to_itself_on_every_shape(colour: str) -> None:
     draw = np.random.Generator(np.random.PCG64(0))
     names, values = list(COLOURS), np.array(list(COLOURS.values()))
-    for shape in SHAPES:
+    for shape in SHAPES.keys() - {"ball"}:  # whose shade darkens it
         for _ in range(20):
             mean = np.median(painted(shape, colour, 32, 32, draw).reshape(-1, 3), axis=0)
-            if shape == "ball":  # shade darkens it
-                continue
             assert names[int(np.abs(values - mean).sum(axis=1).argmin())] == colour
 
 
@@ -98,12 +98,11 @@ def test_every_scene_says_what_it_shows(seed: int, edge: int) -> None:
     assert again.caption == found.caption
 
 
-@pytest.mark.parametrize("seed", range(40))
+@pytest.mark.parametrize("seed", [seed for seed in range(60) if drawn(seed).thing][:30])
 def test_the_thing_lies_inside_the_mask(seed: int) -> None:
     """The same scene without its thing differs inside the mask only."""
     found = drawn(seed)
-    if found.thing is None or found.ground is None:
-        return
+    assert found.ground is not None
     draw = np.random.Generator(np.random.PCG64(seed))
     draw.random()
     draw.choice(list(TEXTURES))
