@@ -31,8 +31,8 @@ MINIMUM_PICTURE_DB = 30.0
 """Below it, inside the mask, differences are seen without looking for them."""
 MAX_RUNS = 64
 _BYTES_PER_STORED = 5.8
-"""Memory for each byte of a UNet's float16 weights: SDXL's, 5.1 GB, was killed on a machine of 24 GB,
-and ended with swap added, of which 5.5 GB were seen in use."""
+"""Memory for each byte of a UNet's float16 weights: SDXL's, 5.1 GB, was killed where there were
+24 GB, and ended with swap added, of which 5.5 GB were seen in use."""
 
 logger = logging.getLogger(__name__)
 

@@ -10,11 +10,14 @@ from bench_requests import workload
 from PIL import Image
 from run_directory import directory_of
 
-from lightfill.bench import cold_start, latency, request_stages
+from lightfill.bench import cold_start, graph_costs, latency, request_stages
 from lightfill.bench.artefact import Latency, Run
 from lightfill.bench.latency import Plan
+from lightfill.bench.limits import DeviceLimit
 from lightfill.bench.own_side import EngineOptions
 from lightfill.bench.request_stages import STAGES
+from lightfill.bench.roofline import Floor
+from lightfill.engine.bundle import Bundle
 from lightfill.engine.errors import (
     ComponentMissing,
     DeviceUnavailable,
@@ -154,6 +157,14 @@ def test_a_host_alone_has_no_device_limit(tmp_path: Path) -> None:
         ({}, {"size": (32, 64)}, InvalidInput, "image_size: must be from 64"),
         ({}, {"batch": 9}, InvalidInput, "num_images: must be from 1 to 8"),
         ({}, {"steps": 3}, ComponentMissing, "no UNet for 3 steps"),
+        ({"precision": "bf16"}, {}, InvalidInput, "precision: bf16 runs on openvino, not on cpu"),
+        ({"precision": "fp8"}, {}, InvalidInput, "precision: 'fp8' is none; choose bf16"),
+        (
+            {"precision": "int8", "device": "openvino"},
+            {},
+            ComponentMissing,
+            "no int8 unet; make it with `lightfill quantize",
+        ),
         ({"device": "abacus"}, {}, DeviceUnavailable, "there is no device 'abacus'"),
     ],
 )
@@ -167,3 +178,15 @@ def test_what_cannot_run_is_refused_before_anything_starts(
 def test_a_cold_start_that_fails_says_why() -> None:
     with pytest.raises(SessionError, match=r"inpaint` failed: error: bundle .* no UNet"):
         cold_start.measured(EngineOptions(), workload(steps=3), 1)
+
+
+def test_below_float32_no_share_of_float32s_limit_is_given() -> None:
+    options, done = EngineOptions(device="openvino", precision="bf16"), workload()
+    limit = DeviceLimit(device="processor", flops=1e11, bytes=1e10, sources=["made up"])
+    floors = latency._floors(Bundle.open(), options, done, [limit], 4)
+    for stage in graph_costs.COMPONENTS:
+        assert floors[stage] == "the limit that was measured is float32's, which bf16 may exceed"
+    exact = latency._floors(Bundle.open(), EngineOptions(device="openvino"), done, [limit], 4)
+    assert all(isinstance(exact[stage], Floor) for stage in graph_costs.COMPONENTS)
+    entry = latency.engine_entry(Bundle.open(), options, low_memory=False)
+    assert (entry["device"], entry["arithmetic"]) == ("openvino", "bf16")

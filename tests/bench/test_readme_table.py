@@ -30,6 +30,16 @@ def test_a_row_for_every_artefact_and_the_machine_once(
     assert lines[-1].count(measured.machine["machine"]) == 1
 
 
+def test_a_row_names_what_computes_in_less_than_float32(
+    artefact_at: Callable[..., Path], measured: Latency
+) -> None:
+    engine = json.loads(measured.model_dump_json())["engine"]
+    reduced = {**engine, "device": "openvino", "arithmetic": "int8+bf16"}
+    results = artefact_at("sdxl-512-int8-bf16.json", engine=reduced).parent
+    lines = readme_table.table(readme_table.committed(results)).splitlines()
+    assert lines[2].startswith("| `lightfill-demo`, openvino int8+bf16, 192x192 | ")
+
+
 def test_only_what_is_between_the_markers_changes(
     artefact_at: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

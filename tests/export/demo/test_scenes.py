@@ -22,7 +22,7 @@ def test_shapes_touch_all_sides_and_have_smooth_edges(shape: str) -> None:
     assert cover.shape == (48, 64)
     assert cover.min() >= 0
     assert cover.max() == 1
-    assert (cover.min() == 0) is (shape != "square")
+    assert (cover.min() == 0) == (shape != "square")
     for side in (cover[:2], cover[-2:], cover[:, :2], cover[:, -2:]):
         assert side.max() > 0.1
     if shape != "square":
