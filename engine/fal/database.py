@@ -12,7 +12,7 @@ What survives what:
 import sqlite3
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import TypeVar
 
@@ -30,6 +30,7 @@ from sqlalchemy import (
 from sqlalchemy.exc import ArgumentError, DataError, OperationalError, SQLAlchemyError
 
 from ..errors import DatabaseUnavailable, InvalidInput
+from .fork_gate import gate
 from .group_commit import GroupCommit
 from .jobs_table import create_tables, one_at_a_time
 from .settings import without_secrets
@@ -88,7 +89,8 @@ class Database:
 
     def close(self) -> None:
         """Close every connection that is not in use."""
-        self._engine.dispose()
+        with self._no_fork():
+            self._engine.dispose()
 
     def _write(self, operation: Callable[[Connection], T], *, durable: bool) -> T:
         with self._told():
@@ -103,10 +105,14 @@ class Database:
     @contextmanager
     def _begun(self, kind: str) -> Iterator[Connection]:
         with (
+            self._no_fork(),
             self._engine.connect().execution_options(lightfill_begin=kind) as connection,
             connection.begin(),
         ):
             yield connection
+
+    def _no_fork(self) -> AbstractContextManager[None]:
+        return gate.inside() if self.is_sqlite else nullcontext()
 
     def _open(self) -> None:
         """Tables and journal mode; processes that start together may find the file locked."""
@@ -195,6 +201,7 @@ def _sqlite(url: URL) -> Engine:
             connection.exec_driver_sql(f"PRAGMA synchronous={synchronous}")
         connection.exec_driver_sql(f"BEGIN {kind}")
 
+    gate.guard(engine)
     return engine
 
 
