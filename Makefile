@@ -7,7 +7,7 @@ DEMO = .venv/.installed
 DEV = .venv-dev/.installed
 IN_DEV = .venv-dev/bin
 
-.PHONY: demo test check fix bench bench-peers bench-full bench-queue bench-server fuzz-server load-server bench-export demo-bundle clean
+.PHONY: demo test check fix bench bench-peers bench-full bench-queue bench-server fuzz-server load-server bench-export demo-model demo-bundle clean
 
 demo: $(DEMO)            ## inpaint a real photo with the embedded model
 	.venv/bin/python examples/demo.py
@@ -48,6 +48,9 @@ load-server: $(DEV)      ## 100 clients at once with 20 requests each, some of w
 
 bench-export: $(DEV)     ## SDXL at full size: exported and run on this CPU (20 minutes and more)
 	$(IN_DEV)/python -m lightfill.bench.full_size --write
+
+demo-model: $(DEV)       ## train the embedded model anew (hours; stop it at any time, it goes on)
+	$(IN_DEV)/python -m lightfill.export.demo.train
 
 demo-bundle: $(DEV)      ## export the embedded model again from its checkpoint
 	$(IN_DEV)/python -m lightfill.export.demo_bundle

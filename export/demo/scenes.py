@@ -1,5 +1,7 @@
 """Training scenes: a ground, perhaps a thing in the mask, and a caption that says what is there.
 
+What the mask covered before is part of a scene: below strength 1 the model starts from it.
+
 Every scene is a function of its generator alone, at any size: the same seed gives the same scene.
 """
 
@@ -15,6 +17,16 @@ from .textures import TEXTURES, Draw, Pixels
 
 FILLS = 0.25
 """Share of scenes without a thing: the caption names the ground, which goes on inside the mask."""
+_REMOVED = 0.7
+"""Share of fills, whose mask covered a thing before: object removal."""
+_REPLACED = 0.3
+"""Share of things that take another thing's place."""
+_NAMED = 0.3
+"""Share of things on a ground whose caption names that, too."""
+_WORDS = ("table", "bench", "the", "park", "my", "big", "nice", "left", "and", "small", "near",
+          "house", "street", "very", "sitting", "lying", "floor", "garden", "in", "detailed",
+          "beautiful", "sharp", "quality", "desk", "road")  # fmt: skip
+"""Words that mean nothing to the model, in captions so that it learns to pass over them."""
 _TEMPLATES = ("a {thing}", "{thing}", "a photo of a {thing}", "one {thing}")
 _PLACED = ("on", "in front of", "with")
 _MASKS = ("box", "ellipse", "brush")
@@ -22,11 +34,12 @@ _MASKS = ("box", "ellipse", "brush")
 
 @dataclass(frozen=True)
 class Scene:
-    """picture: (edge, edge, 3). mask: (edge, edge), 255 where to paint. thing: (colour, shape).
+    """before, picture: (edge, edge, 3), equal outside the mask. mask: (edge, edge), 255 to paint.
 
-    ground: a texture's name, or None where it is a photo.
+    thing: (colour, shape), None for a fill. ground: a texture's name, None where it is a photo.
     """
 
+    before: Pixels
     picture: Pixels
     mask: Pixels
     caption: str
@@ -40,17 +53,34 @@ def scene(edge: int, draw: Draw, photos: Sequence[Pixels] = ()) -> Scene:
     on_photo = bool(photos) and not fills and draw.random() < 0.5
     ground = None if on_photo else str(draw.choice(list(TEXTURES)))
     picture = _crop(photos, edge, draw) if ground is None else TEXTURES[ground](edge, edge, draw)
-    left, top, width, height = _box(edge, draw)
-    mask = _mask(edge, (left, top, width, height), draw)
+    box = _box(edge, draw)
+    mask = _mask(edge, box, draw)
     if fills and ground is not None:
-        return Scene(picture, mask, ground, None, ground)
-    colour, shape = str(draw.choice(list(COLOURS))), str(draw.choice(list(SHAPES)))
+        before = _with(picture, box, _thing(draw), draw) if draw.random() < _REMOVED else picture
+        return Scene(before, picture, mask, _worded(ground, draw), None, ground)
+    before = _with(picture, box, _thing(draw), draw) if draw.random() < _REPLACED else picture
+    thing = _thing(draw)
+    picture = _with(picture, box, thing, draw)
+    named = ground if draw.random() < _NAMED else None
+    return Scene(before, picture, mask, _caption(thing, named, draw), thing, ground)
+
+
+def _thing(draw: Draw) -> tuple[str, str]:
+    return str(draw.choice(list(COLOURS))), str(draw.choice(list(SHAPES)))
+
+
+def _with(
+    picture: Pixels, box: tuple[int, int, int, int], thing: tuple[str, str], draw: Draw
+) -> Pixels:
+    """`picture` with a thing in `box`."""
+    left, top, width, height = box
+    colour, shape = thing
     cover = coverage(shape, width, height)[..., None]
     inside = np.s_[top : top + height, left : left + width]
     mixed = picture[inside] * (1 - cover) + painted(shape, colour, width, height, draw) * cover
-    picture = picture.copy()
-    picture[inside] = mixed.clip(0, 255).astype(np.uint8)
-    return Scene(picture, mask, _caption(colour, shape, ground, draw), (colour, shape), ground)
+    placed = picture.copy()
+    placed[inside] = mixed.clip(0, 255).astype(np.uint8)
+    return placed
 
 
 def _box(edge: int, draw: Draw) -> tuple[int, int, int, int]:
@@ -95,11 +125,26 @@ def _strokes(
         pen.ellipse((across - radius, down - radius, across + radius, down + radius), fill=255)
 
 
-def _caption(colour: str, shape: str, ground: str | None, draw: Draw) -> str:
-    caption = str(draw.choice(_TEMPLATES)).format(thing=f"{colour} {shape}")
-    if ground is not None and draw.random() < 0.3:
+def captioned(draw: Draw) -> tuple[str, tuple[str, str] | None, str | None]:
+    """A caption without its scene: the words, the thing and the ground that they name."""
+    ground = str(draw.choice(list(TEXTURES)))
+    if draw.random() < FILLS:
+        return _worded(ground, draw), None, ground
+    thing, named = _thing(draw), ground if draw.random() < _NAMED else None
+    return _caption(thing, named, draw), thing, named
+
+
+def _caption(thing: tuple[str, str], ground: str | None, draw: Draw) -> str:
+    caption = str(draw.choice(_TEMPLATES)).format(thing=" ".join(thing))
+    if ground is not None:
         return f"{caption} {draw.choice(_PLACED)} {ground}"
-    return caption
+    return _worded(caption, draw)
+
+
+def _worded(caption: str, draw: Draw) -> str:
+    """In a third of the captions, words behind that say nothing."""
+    count = int(draw.integers(1, 6)) if draw.random() < 1 / 3 else 0
+    return " ".join([caption, *map(str, draw.choice(_WORDS, count))])
 
 
 def _crop(photos: Sequence[Pixels], edge: int, draw: Draw) -> NDArray[np.uint8]:

@@ -1,0 +1,127 @@
+"""The UNet's training: the loop is the engine's, the score honours samples, nothing peeks."""
+
+from collections.abc import Mapping
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+
+from lightfill.engine.denoise import Known, denoise, starting_latents
+from lightfill.engine.text import Conditioning
+from lightfill.export.demo.architecture import new_model
+from lightfill.export.demo.denoiser import DenoiserLoss, Weighed, estimated
+from lightfill.export.demo.latents import LatentScenes
+from lightfill.export.demo.sampling import Start, estimates, schedule
+from lightfill.export.demo.text import Tokens, conditions, sow
+
+
+class _Port:
+    def __init__(self) -> None:
+        self.dtype = np.dtype(np.float32)
+
+
+class TorchUnet:
+    """A diffusers UNet behind the engine's session contract."""
+
+    def __init__(self, unet: torch.nn.Module) -> None:
+        self._unet = unet
+        names = ("sample", "timestep", "encoder_hidden_states", "text_embeds", "time_ids")
+        self.inputs: Mapping[str, _Port] = {name: _Port() for name in names}
+
+    @torch.no_grad()
+    def run(self, feed: Mapping[str, NDArray[np.float32]]) -> dict[str, NDArray[np.float32]]:
+        given = {
+            name: torch.from_numpy(np.ascontiguousarray(array)) for name, array in feed.items()
+        }
+        conditioned = {name: given[name] for name in ("text_embeds", "time_ids")}
+        output = self._unet(
+            given["sample"], given["timestep"], given["encoder_hidden_states"],
+            added_cond_kwargs=conditioned,
+        ).sample  # fmt: skip
+        return {"prediction": output.numpy()}
+
+
+@pytest.mark.parametrize(("steps", "strength"), [(4, 1.0), (4, 0.95), (2, 1.0), (1, 1.0), (8, 0.6)])
+def test_the_loop_in_training_is_the_engine_s(steps: int, strength: float) -> None:
+    model = new_model(0)
+    tokens = Tokens()
+    sow(model, tokens.meaningful())
+    generator = torch.Generator().manual_seed(1)
+    before = torch.randn(1, 4, 8, 8, generator=generator)
+    noise = torch.randn(1, 4, 8, 8, generator=generator)
+    mask = torch.zeros(1, 1, 8, 8)
+    mask[..., 2:6, 3:7] = 1
+    plan = schedule(steps, strength)
+    start = Start(before, noise, mask)
+    with torch.no_grad():
+        hidden, pooled = conditions(model, tokens("a red star")[None])
+
+        def estimate(x: torch.Tensor, sigma: float, timestep: float) -> torch.Tensor:
+            level, when = torch.full((1, 1, 1, 1), sigma), torch.full((1,), timestep)
+            return estimated(model, x, level, when, (hidden, pooled))
+
+        *_, last = estimates(estimate, start, plan, pure_noise=strength == 1)
+        ours = start.blended(last, 0.0)
+    known = Known(before.numpy(), noise.numpy(), mask.numpy())
+    x = starting_latents(known, float(plan.sigmas[0]), pure_noise=strength == 1)
+    conditioning = Conditioning(hidden.numpy(), pooled.numpy(), None)
+    theirs = denoise(TorchUnet(model.unet), x, known, plan, conditioning)  # type: ignore[arg-type]
+    assert ours.numpy() == pytest.approx(theirs, abs=2e-4)
+
+
+def test_the_score_prefers_samples_to_their_mean() -> None:
+    """Truths are 1 or -1 everywhere: guessing either beats saying 0, and beats saying 1 always."""
+    generator = torch.Generator().manual_seed(0)
+    truths = torch.randint(0, 2, (256, 1, 1, 1), generator=generator).float() * 2 - 1
+    truths = truths.expand(-1, 4, 4, 4)
+    weighed = Weighed(truths, torch.ones(256, 1, 4, 4))
+    guesses = torch.randint(0, 2, (512, 1, 1, 1), generator=generator).float() * 2 - 1
+    sampled = float(weighed.score(guesses.expand(-1, 4, 4, 4)))
+    mean = float(weighed.score(torch.zeros(512, 4, 4, 4)))
+    always = float(weighed.score(torch.ones(512, 4, 4, 4)))
+    assert sampled < 0.7 * mean
+    assert sampled < 0.7 * always
+    assert float(weighed.score(truths.repeat(2, 1, 1, 1))) < 0.02
+
+
+def test_the_score_counts_where_the_weight_is() -> None:
+    truth = torch.zeros(1, 4, 4, 4)
+    weight = torch.zeros(1, 1, 4, 4)
+    weight[..., :2, :2] = 1
+    wrong = torch.zeros(2, 4, 4, 4)
+    wrong[..., 3, 3] = 5
+    scored = Weighed(truth, weight)
+    unseen = float(scored.score(wrong))
+    wrong[..., 0, 0] = 5
+    assert float(scored.score(wrong)) > unseen + 0.2
+
+
+def scenes(count: int = 6, edge: int = 8) -> LatentScenes:
+    tokens = Tokens()
+    generator = torch.Generator().manual_seed(0)
+    mask = torch.zeros(count, 1, edge, edge, dtype=torch.uint8)
+    mask[..., 2:6, 2:6] = 1
+    return LatentScenes(
+        before=torch.randn(count, 4, edge, edge, generator=generator).half(),
+        after=torch.randn(count, 4, edge, edge, generator=generator).half(),
+        mask=mask,
+        ids=torch.stack([tokens("a blue heart")] * count).int(),
+        fills=torch.zeros(count, dtype=torch.bool),
+    )
+
+
+@pytest.mark.parametrize("on_policy", [0.0, 1.0])
+def test_a_loss_is_a_function_of_update_and_weights(on_policy: float) -> None:
+    model = new_model(0)
+    sow(model, Tokens().meaningful())
+    loss = DenoiserLoss(model, scenes(), pairs=6, on_policy=on_policy, seed=0)
+    one, figures = loss(3)
+    again, other = loss(3)[0], loss(4)[0]
+    assert one.item() == again.item() != other.item()
+    assert figures
+    one.backward()
+    table = model.text_encoder.get_input_embeddings().weight
+    moved = table.grad.abs().sum(dim=1).nonzero().flatten().tolist()
+    assert moved
+    assert set(moved) <= set(Tokens().meaningful())
