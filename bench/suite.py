@@ -1,7 +1,8 @@
 """`make bench`, `make bench-peers`, `make bench-full`: fixed sets of measurements, kept as files.
 
 Each writes JSON, a Markdown table, the picture and SVG plots into bench/results, one measurement
-after another; what is there already from an earlier run is measured anew.
+after another; what is there already from an earlier run is measured anew. The full-size suite takes
+hours: stopped at any moment, the same command goes on with the measurement it was at.
 """
 
 import argparse
@@ -14,6 +15,7 @@ from ..engine.bundle import Bundle
 from ..engine.precision import is_int8
 from ..engine.quantized_store import QuantizedStore
 from . import host_overhead
+from .suite_progress import SuiteProgress
 
 RESULTS = Path(__file__).parent / "results"
 EXAMPLES = Path(__file__).parents[1] / "examples"
@@ -64,25 +66,35 @@ def sdxl(results: Path, runs: int, directory: Path) -> None:
     The checkpoint takes 7 GB, the bundle another 7; what peers make of it comes on top.
     """
     checkpoint, bundle = directory / "sdxl-checkpoint", directory / "sdxl"
+    progress = SuiteProgress(directory / "measured.json")
     if not (checkpoint / "model_index.json").exists():
         _run(sys.executable, "-m", "lightfill.export.synthetic_checkpoint", str(checkpoint))
     if not bundle.exists():
         _lightfill("export", "--base", checkpoint, "--steps", "4", "--out", bundle)
     common = ("--bundle", bundle, "--checkpoint", checkpoint, "--warmup", "1", "--cold-starts", "1")
+
+    def measure(name: str, runs: int, *options: object) -> None:
+        if name in progress:
+            print(f"== {name} was measured before this run was stopped", flush=True)
+            return
+        _bench(results, name, runs, *options)
+        progress.add(name)
+
     for edge in (512, 1024):
         # At 512 everything fits into 24 GB, as peers hold everything; at 1024 the default decides.
         at = ("--image-size", f"{edge}x{edge}", *(("--no-low-memory",) if edge == 512 else ()))
-        _bench(results, f"sdxl-{edge}", runs, *common, *at)
+        measure(f"sdxl-{edge}", runs, *common, *at)
         for name, precision in _OPENVINO.items():
             if reason := _why_not(bundle, precision):
                 print(f"== sdxl-{edge}-{name} is not measured: {reason}", flush=True)
                 continue
             how = ("--device", "openvino", *(("--precision", precision) if precision else ()))
             peers = ("--peers", "all") if (edge, name) == (512, _AGAINST_PEERS) else ()
-            _bench(results, f"sdxl-{edge}-{name}", runs, *common, *at, *how, *peers)
+            measure(f"sdxl-{edge}-{name}", runs, *common, *at, *how, *peers)
     for varies in ("image_size", "steps"):
         growth = ("--image-size", "square", "--steps", "4", "--sweep", varies)
-        _bench(results, f"sdxl-by-{varies}", 1, *common, *growth)
+        measure(f"sdxl-by-{varies}", 1, *common, *growth)
+    progress.finish()
 
 
 def _why_not(bundle: Path, precision: str | None) -> str | None:

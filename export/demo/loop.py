@@ -77,7 +77,7 @@ class _State:
         ]
         self._trained = trained
         self._optimiser = torch.optim.AdamW(
-            trained, lr=phase.learning_rate, betas=(0.9, 0.99), weight_decay=1e-3
+            trained, lr=phase.learning_rate, betas=(0.9, 0.99), weight_decay=1e-3, fused=True
         )
         self._average = [weight.detach().clone() for weight in trained]
         self.update, self._seconds = 0, 0.0

@@ -43,8 +43,8 @@ def recipe(seed: int) -> Recipe:
         text_updates=300,
         text_batch=64,
         stages=(
-            Stage("denoiser-128", 128, 6000, 2800, 16, 0.5, 8e-4),
-            Stage("denoiser-256", 256, 2000, 800, 6, 0.6, 4e-4),
+            Stage("denoiser-128", 128, 6000, 7000, 16, 0.5, 8e-4),
+            Stage("denoiser-256", 256, 2000, 1000, 6, 0.6, 4e-4),
         ),
     )
 
