@@ -7,16 +7,17 @@ from dataclasses import dataclass
 class Stage:
     """Updates of the UNet on scenes of one size.
 
-    edge: pixels a side. scenes: how many different ones. pairs: of an update.
-    on_policy: share of updates that run the blend loop.
+    edge: pixels a side. scenes: how many different ones. count: of an update. on_policy: the share
+    of them that the blend loop leads to. paired: two noises each, scored as samples.
     """
 
     name: str
     edge: int
     scenes: int
     updates: int
-    pairs: int
+    count: int
     on_policy: float
+    paired: bool
     learning_rate: float
 
 
@@ -43,8 +44,9 @@ def recipe(seed: int) -> Recipe:
         text_updates=300,
         text_batch=64,
         stages=(
-            Stage("denoiser-128", 128, 6000, 7000, 16, 0.5, 8e-4),
-            Stage("denoiser-256", 256, 2000, 1000, 6, 0.6, 4e-4),
+            Stage("means-128", 128, 6000, 4000, 40, 0.4, False, 8e-4),
+            Stage("means-256", 256, 2000, 800, 12, 0.5, False, 4e-4),
+            Stage("samples-256", 256, 2000, 400, 6, 0.5, True, 3e-4),
         ),
     )
 
@@ -59,7 +61,7 @@ def rehearsal(seed: int) -> Recipe:
         text_updates=3,
         text_batch=8,
         stages=(
-            Stage("denoiser-64", 64, 12, 3, 4, 0.5, 8e-4),
-            Stage("denoiser-96", 96, 8, 3, 3, 1.0, 4e-4),
+            Stage("means-64", 64, 12, 3, 4, 0.5, False, 8e-4),
+            Stage("samples-96", 96, 8, 3, 3, 0.7, True, 4e-4),
         ),
     )

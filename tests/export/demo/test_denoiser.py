@@ -77,12 +77,15 @@ def test_the_score_prefers_samples_to_their_mean() -> None:
     truths = truths.expand(-1, 4, 4, 4)
     weighed = Weighed(truths, torch.ones(256, 1, 4, 4), torch.ones(256, 1, 1, 1))
     guesses = torch.randint(0, 2, (512, 1, 1, 1), generator=generator).float() * 2 - 1
-    sampled = float(weighed.score(guesses.expand(-1, 4, 4, 4)))
-    mean = float(weighed.score(torch.zeros(512, 4, 4, 4)))
-    always = float(weighed.score(torch.ones(512, 4, 4, 4)))
+    sampled = float(weighed.score(guesses.expand(-1, 4, 4, 4)).mean())
+    mean = float(weighed.score(torch.zeros(512, 4, 4, 4)).mean())
+    always = float(weighed.score(torch.ones(512, 4, 4, 4)).mean())
     assert sampled < 0.7 * mean
     assert sampled < 0.7 * always
-    assert float(weighed.score(truths.repeat(2, 1, 1, 1))) < 0.02
+    assert float(weighed.score(truths.repeat(2, 1, 1, 1)).mean()) < 0.02
+    # One answer each is scored by its distance, and there a mean is as good as a guess.
+    assert float(weighed.score(guesses[:256].expand(-1, 4, 4, 4)).mean()) > 0.9 * mean
+    assert float(weighed.score(truths).mean()) < 0.02
 
 
 def test_the_score_counts_where_the_weight_is() -> None:
@@ -111,11 +114,12 @@ def scenes(count: int = 6, edge: int = 8) -> LatentScenes:
     )
 
 
-@pytest.mark.parametrize("on_policy", [0.0, 1.0])
-def test_a_loss_is_a_function_of_update_and_weights(on_policy: float) -> None:
+@pytest.mark.parametrize("paired", [False, True])
+@pytest.mark.parametrize("on_policy", [0.0, 0.5, 1.0])
+def test_a_loss_is_a_function_of_update_and_weights(on_policy: float, paired: bool) -> None:
     model = new_model(0)
     sow(model, Tokens().meaningful())
-    loss = DenoiserLoss(model, scenes(), pairs=6, on_policy=on_policy, seed=0)
+    loss = DenoiserLoss(model, scenes(), count=6, on_policy=on_policy, paired=paired, seed=0)
     one, figures = loss(3)
     again, other = loss(3)[0], loss(4)[0]
     assert one.item() == again.item() != other.item()
