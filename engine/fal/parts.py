@@ -76,10 +76,11 @@ class Parts:
         folder, name = self._folder(upload), upload.reservation.name
         if (there := self._storage.find(name)) is not None:
             return there
-        paths = [_checked(folder, number, etags) for number in range(1, max(etags, default=1) + 1)]
+        numbers = range(1, max(etags, default=1) + 1)
         try:
+            paths = [_checked(folder, number, etags) for number in numbers]
             stored = self._joined(upload.reservation, paths)
-        except StorageError:
+        except (InvalidInput, StorageError):
             if (there := self._storage.find(name)) is None:
                 raise
             return there  # another process has joined them meanwhile

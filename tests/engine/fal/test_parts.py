@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from lightfill.engine.errors import FileTooLarge, InvalidInput, StorageError
 from lightfill.engine.fal.parts import PartedUpload, Parts
-from lightfill.engine.fal.storage import Storage
+from lightfill.engine.fal.storage import Storage, StoredFile
 
 MAX_BYTES = 1000
 
@@ -145,6 +145,25 @@ def test_two_processes_may_join_at_once(storage: Storage, parts: Parts) -> None:
     stored = storage.find(upload.reservation.name)
     assert stored is not None
     assert stored.path.read_bytes() == b"x" * 59
+
+
+def test_parts_that_another_process_joins_while_they_are_looked_for(
+    storage: Storage, parts: Parts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    upload = started(storage)
+    etags = {number: put(parts, upload, number, b"x") for number in (1, 2)}
+    found = storage.find
+    asked = []
+
+    def find(name: str) -> StoredFile | None:
+        there = found(name)
+        if not asked:
+            asked.append(name)
+            Parts(Storage(storage.root, MAX_BYTES)).join(upload, etags)  # between the question and the parts
+        return there
+
+    monkeypatch.setattr(storage, "find", find)
+    assert parts.join(upload, etags).path.read_bytes() == b"xx"
 
 
 def test_abandoned_uploads_are_swept_after_their_deadline(

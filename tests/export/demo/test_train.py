@@ -106,7 +106,7 @@ def test_the_recipe_runs_from_nothing_to_a_checkpoint(
     assert "the same command goes on" in capsys.readouterr().out
     monkeypatch.setattr(sys, "argv", command)
     main()
-    for picture in ("autoencoder", "denoiser-64", "denoiser-96"):
+    for picture in ("autoencoder", "means-64", "samples-96"):
         with Image.open(tmp_path / f"{picture}.png") as grid:
             assert grid.size[0] >= 256
     made = StableDiffusionXLInpaintPipeline.from_pretrained(tmp_path / "lightfill-demo")
