@@ -159,7 +159,8 @@ def test_parts_that_another_process_joins_while_they_are_looked_for(
         there = found(name)
         if not asked:
             asked.append(name)
-            Parts(Storage(storage.root, MAX_BYTES)).join(upload, etags)  # between the question and the parts
+            # Between the question and the parts.
+            Parts(Storage(storage.root, MAX_BYTES)).join(upload, etags)
         return there
 
     monkeypatch.setattr(storage, "find", find)
