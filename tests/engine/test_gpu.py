@@ -11,10 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from demo_quality import SHARES, TOLERANCE, share_of_asked_colours
 from engine_bundles import copied_demo
 
 from lightfill.engine.bundle import Bundle
 from lightfill.engine.errors import DeviceUnavailable
+from lightfill.engine.pipeline import Inpainter
 from lightfill.engine.sessions import ENGINE_DEVICES, require_device
 
 pytestmark = pytest.mark.gpu  # needs an NVIDIA GPU and lightfill[cuda], [tensorrt] or [rtx]
@@ -68,6 +70,16 @@ def test_lightfill_verify_finds_that_the_device_agrees_with_the_cpu(
         for part in parts:
             print(f"{device} {size} {part['part']}: {part['psnr_db']:.1f} dB")
         assert [part["part"] for part in parts] == PARTS
+
+
+@pytest.mark.parametrize("strength", SHARES)
+def test_the_embedded_model_paints_the_asked_colours(
+    built: Bundle, device: str, strength: float
+) -> None:
+    with Inpainter.open(built.root, device=device) as inpainter:
+        share = share_of_asked_colours(inpainter, strength)
+    print(f"{device}, strength {strength}: {share:.3f} of the asked colours")
+    assert share >= SHARES[strength] - TOLERANCE
 
 
 def test_lightfill_verify_builds_what_is_missing(device: str, tmp_path: Path) -> None:
