@@ -1,10 +1,10 @@
 """The UNet's training, with both text encoders: noise to scenes.
 
-Some scenes of an update are denoised as they are, so that details are learned. For others the
-blend loop itself runs first, from the photo or from pure noise, up to one of its calls, and that
-call is scored: what the mask holds then is the model's own earlier answer, which is how it finds
-out where the mask is. The rest are first calls below strength 1, which see what was there before:
-nothing but the caption tells that it has to go.
+The blend loop itself runs, from the photo or from pure noise, and each of its calls is scored: what
+the mask holds after the first is the model's own earlier answer, which is how it finds out where
+the mask is. Nothing in pure noise tells where a thing is to be, and a model that was shown things
+in as much noise would find some there and keep to them; so only the last timesteps, where details
+are made, also see scenes as they are with noise on them.
 
 At first an answer is scored by its distance from the truth, whose best answer is a mean of all that
 could be there. That is where colours and shapes come from, and for things mask and caption say
@@ -30,17 +30,15 @@ from .text import conditions
 from .textures import Draw
 
 _PLANS = (
-    (4, 1.0, 0.35), (4, 0.95, 0.3), (2, 1.0, 0.1), (8, 1.0, 0.1), (8, 0.95, 0.1), (4, 0.6, 0.05),
-)  # fmt: skip
-"""Steps, strength, and the share of loops that run so."""
-_TIMESTEPS = (999, 874, 749, 624, 499, 374, 249, 124)
-_TIMESTEP_SHARES = (0.2, 0.08, 0.25, 0.1, 0.2, 0.05, 0.1, 0.02)
-_FIRST_TIMESTEPS = (749, 874)
-"""Of requests at strength 0.95, the default, in 4 and in 8 steps."""
-_FIRST_SHARES = (0.75, 0.25)
+    ((4, 1.0, 0.7), (2, 1.0, 0.15), (8, 1.0, 0.15)),
+    ((4, 0.95, 0.75), (8, 0.95, 0.15), (4, 0.6, 0.1)),
+)
+"""Steps, strength, and the share of loops that run so: of one half of the scenes, of the other."""
+_TIMESTEPS = (374, 249, 124)
+_TIMESTEP_SHARES = (0.2, 0.6, 0.2)
 _SCALES = (1, 2, 4)
 """Latents a side of the pieces that are compared."""
-_OUTSIDE = 0.15
+_OUTSIDE = 0.05
 """Weight of what the mask does not cover: the loop replaces it, but it says what fits."""
 _SPREAD_OF_THINGS = 0.2
 """Of the energy score's last term: mask and caption say nearly all about a thing."""
@@ -83,18 +81,8 @@ def _norms(differences: Tensor, scale: int) -> Tensor:
     return norms.reshape(*differences.shape[:2], *norms.shape[1:])
 
 
-@dataclass(frozen=True)
-class _Noisy:
-    """x: (n, 4, h, w) latents of noise level sigma, (n, 1, 1, 1), at timesteps, (n,)."""
-
-    x: Tensor
-    sigma: Tensor
-    timesteps: Tensor
-
-
 class DenoiserLoss:
-    """Of update i, on `count` scenes; `on_policy`: the share that the blend loop leads to, and half
-    as many are first calls.
+    """Of update i, on `count` scenes; `on_policy`: the share that the blend loop runs on.
 
     paired: two noises for every scene, and the energy score.
     """
@@ -111,88 +99,75 @@ class DenoiserLoss:
     ) -> None:
         self._model, self._scenes = model, scenes
         self._count, self._led = count, round(count * on_policy)
-        self._first = min(round(count * on_policy / 2), count - self._led)
         self._noises, self._seed = 2 if paired else 1, seed
         self._sigmas = torch.from_numpy(NoiseConstants().training_sigmas()).float()
 
     def __call__(self, update: int) -> tuple[Tensor, dict[str, float]]:
-        scenes, led, begun = self._scenes, self._led, self._led + self._first
+        scenes, led = self._scenes, self._led
         draw = np.random.Generator(
             np.random.PCG64([self._seed, 4, scenes.mask.shape[-1], self._noises, update])
         )
         chosen = torch.from_numpy(draw.integers(len(scenes), size=self._count))
-        truth, mask = scenes.after[chosen].float(), scenes.mask[chosen].float()
-        condition = conditions(self._model, scenes.ids[chosen].long())
-        parts = []
-        if led:
-            known = [part[:led].detach() for part in condition]
-            start = Start(scenes.before[chosen[:led]].float(), torch.empty(0), mask[:led])
-            parts.append(self._led_to(start, known, draw))
-        if led < begun:
-            before = scenes.before[chosen[led:begun]].float()
-            parts.append(self._noised(before, _FIRST_TIMESTEPS, _FIRST_SHARES, draw))
-        if begun < self._count:
-            parts.append(self._noised(truth[begun:], _TIMESTEPS, _TIMESTEP_SHARES, draw))
-        noisy = _Noisy(*(self._joined(both) for both in zip(*map(_fields, parts), strict=True)))
-        twice = [part.repeat(self._noises, *[1] * (part.dim() - 1)) for part in condition]
-        answers = estimated(self._model, noisy.x, noisy.sigma, noisy.timesteps, twice)
-        spread = torch.where(scenes.fills[chosen], 1.0, _SPREAD_OF_THINGS).view(-1, 1, 1, 1)
-        losses = Weighed(truth, mask + _OUTSIDE * (1 - mask), spread).score(answers)
-        kinds = {"led": losses[:led], "first": losses[led:begun], "denoising": losses[begun:]}
-        figures = {name: float(of.detach().mean()) for name, of in kinds.items() if len(of)}
-        return losses.mean(), figures
+        told = conditions(self._model, scenes.ids[chosen].long())
+        losses: dict[str, list[Tensor]] = {"first": [], "last": [], "denoising": []}
+        halves = (slice(led - led // 2), slice(led - led // 2, led))
+        for half, plans in zip(halves, _PLANS, strict=True):
+            if half.stop > (half.start or 0):
+                calls = self._led_by(plans, chosen[half], [part[half] for part in told], draw)
+                losses["first"] += calls[:-1]
+                losses["last"].append(calls[-1])
+        if led < self._count:
+            rest = [part[led:] for part in told]
+            losses["denoising"].append(self._denoised(chosen[led:], rest, draw))
+        scores = {name: torch.cat(found) for name, found in losses.items() if found}
+        figures = {name: float(score.detach().mean()) for name, score in scores.items()}
+        return torch.cat(list(scores.values())).mean(), figures
 
-    def _joined(self, parts: Sequence[Tensor]) -> Tensor:
-        """Parts of all scenes; each holds a first noise's, then perhaps a second one's."""
-        halves = [part.chunk(self._noises) for part in parts]
-        return torch.cat([torch.cat(half) for half in zip(*halves, strict=True)])
-
-    def _noised(
-        self, clean: Tensor, among: Sequence[int], shares: Sequence[float], draw: Draw
-    ) -> _Noisy:
-        """Latents with noise, each at a timestep of its own."""
-        timesteps = torch.from_numpy(draw.choice(among, size=len(clean), p=shares))
-        timesteps = timesteps.repeat(self._noises)
-        sigma = self._sigmas[timesteps].view(-1, 1, 1, 1)
-        x = clean.repeat(self._noises, 1, 1, 1) + sigma * self._noise(clean, draw)
-        return _Noisy(x, sigma, timesteps.float())
-
-    @torch.no_grad()
-    def _led_to(self, start: Start, condition: Sequence[Tensor], draw: Draw) -> _Noisy:
-        """A request's way to one of its calls, for each scene to a call of its own."""
-        steps, strength, _ = _PLANS[int(draw.choice(len(_PLANS), p=[p[2] for p in _PLANS]))]
-        plan = schedule(steps, strength)
-        count, repeats = len(start.before), (self._noises, 1, 1, 1)
-        twice = [part.repeat(self._noises, *[1] * (part.dim() - 1)) for part in condition]
-        begun = Start(
-            start.before.repeat(repeats),
-            self._noise(start.before, draw),
-            start.mask.repeat(repeats),
-        )
-        seen: list[_Noisy] = []
-        last = len(plan.timesteps) - 1
+    def _led_by(
+        self,
+        plans: Sequence[tuple[int, float, float]],
+        chosen: Tensor,
+        told: Sequence[Tensor],
+        draw: Draw,
+    ) -> list[Tensor]:
+        """Each call's scores, (n,), of a request as one of `plans` has it."""
+        steps, strength, _ = plans[int(draw.choice(len(plans), p=[share for *_, share in plans]))]
+        before = self._again(self._scenes.before[chosen].float())
+        mask = self._again(self._scenes.mask[chosen].float())
+        start = Start(before, self._noise(before, draw), mask)
+        condition = [self._again(part) for part in told]
 
         def estimate(x: Tensor, sigma: float, timestep: float) -> Tensor:
             level, when = torch.full((len(x), 1, 1, 1), sigma), torch.full((len(x),), timestep)
-            seen.append(_Noisy(x, level, when))
-            if len(seen) > last:  # nothing follows from its answer here
-                return x
-            return estimated(self._model, x, level, when, twice)
+            return estimated(self._model, x, level, when, condition)
 
-        for _ in estimates(estimate, begun, plan, pure_noise=strength == 1):
-            pass
-        calls = torch.from_numpy(draw.integers(len(seen), size=count)).repeat(self._noises)
-        at = calls, torch.arange(len(calls))
-        kinds = zip(*map(_fields, seen), strict=True)
-        return _Noisy(*(torch.stack(of_calls)[at] for of_calls in kinds))
+        weighed = self._weighed(chosen)
+        answers = estimates(estimate, start, schedule(steps, strength), pure_noise=strength == 1)
+        return [weighed.score(answer) for answer in answers]
+
+    def _denoised(self, chosen: Tensor, told: Sequence[Tensor], draw: Draw) -> Tensor:
+        """Scores, (n,), on scenes with noise, each at a timestep of its own."""
+        timesteps = torch.from_numpy(draw.choice(_TIMESTEPS, size=len(chosen), p=_TIMESTEP_SHARES))
+        timesteps = self._again(timesteps)
+        sigma = self._sigmas[timesteps].view(-1, 1, 1, 1)
+        weighed = self._weighed(chosen)
+        truth = self._again(weighed.truth)
+        x = truth + sigma * self._noise(truth, draw)
+        condition = [self._again(part) for part in told]
+        return weighed.score(estimated(self._model, x, sigma, timesteps.float(), condition))
+
+    def _weighed(self, chosen: Tensor) -> Weighed:
+        mask = self._scenes.mask[chosen].float()
+        spread = torch.where(self._scenes.fills[chosen], 1.0, _SPREAD_OF_THINGS).view(-1, 1, 1, 1)
+        weight = mask + _OUTSIDE * (1 - mask)
+        return Weighed(self._scenes.after[chosen].float(), weight, spread)
+
+    def _again(self, part: Tensor) -> Tensor:
+        """For every noise."""
+        return part.repeat(self._noises, *[1] * (part.dim() - 1))
 
     def _noise(self, like: Tensor, draw: Draw) -> Tensor:
-        shape = (self._noises * len(like), *like.shape[1:])
-        return torch.from_numpy(draw.standard_normal(shape, dtype=np.float32))
-
-
-def _fields(noisy: _Noisy) -> tuple[Tensor, Tensor, Tensor]:
-    return noisy.x, noisy.sigma, noisy.timesteps
+        return torch.from_numpy(draw.standard_normal(tuple(like.shape), dtype=np.float32))
 
 
 def estimated(

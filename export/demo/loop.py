@@ -14,12 +14,16 @@ from PIL import Image
 from torch import Tensor, nn
 
 from .checkpoint import Checkpoint
+from .muon import Muon
 
 KEEP_S = 180.0
 _LOG_EVERY = 50
 _WARM_UP = 100
 _DECAY = 0.2
 """The last share of a phase, in which the learning rate falls to nothing."""
+_WEIGHT_DECAY = 1e-3
+_MUON = 0.4
+"""Muon's learning rate, of AdamW's beside it."""
 _FRESH = 10.0
 """While a phase is young, its average is of about the last tenth of its updates."""
 
@@ -28,7 +32,8 @@ _FRESH = 10.0
 class Phase:
     """loss: of update i, with named figures for the log. It must depend on i and the weights alone,
     so that a resumed run goes on as it would have. picture: a grid of samples, of the averaged
-    weights. averaging: 1 over the number of updates that the kept weights are the mean of.
+    weights. inner: the matrices among the weights that Muon updates; AdamW does the others.
+    averaging: 1 over the number of updates that the kept weights are the mean of.
     """
 
     name: str
@@ -37,6 +42,7 @@ class Phase:
     parts: dict[str, nn.Module]
     loss: Callable[[int], tuple[Tensor, dict[str, float]]]
     picture: Callable[[], Image.Image]
+    inner: tuple[Tensor, ...] = ()
     averaging: float = 1e-3
 
 
@@ -76,15 +82,19 @@ class _State:
             weight for weight in self._modules.parameters() if weight.requires_grad
         ]
         self._trained = trained
-        self._optimiser = torch.optim.AdamW(
-            trained, lr=phase.learning_rate, betas=(0.9, 0.99), weight_decay=1e-3, fused=True
-        )
+        inner = {id(weight) for weight in phase.inner}
+        self._adam = torch.optim.AdamW(
+            [weight for weight in trained if id(weight) not in inner],
+            lr=phase.learning_rate, betas=(0.9, 0.99), weight_decay=_WEIGHT_DECAY, fused=True,
+        )  # fmt: skip
+        self._muon = Muon(phase.inner, _WEIGHT_DECAY)
         self._average = [weight.detach().clone() for weight in trained]
         self.update, self._seconds = 0, 0.0
         self._figures: dict[str, list[float]] = {}
         if (progress := checkpoint.progress(phase.name)) is not None:
             self._modules.load_state_dict(progress["weights"])
-            self._optimiser.load_state_dict(progress["optimiser"])
+            self._adam.load_state_dict(progress["adam"])
+            self._muon.load_state_dict(progress["muon"])
             self._average = list(progress["average"])
             self.update, self._seconds = progress["update"], progress["seconds"]
         self.kept = time.monotonic()
@@ -94,13 +104,14 @@ class _State:
         begun = time.monotonic()
         left = (self._phase.updates - self.update) / (_DECAY * self._phase.updates)
         rate = self._phase.learning_rate * min(1.0, (self.update + 1) / _WARM_UP, left)
-        for group in self._optimiser.param_groups:
+        for group in self._adam.param_groups:
             group["lr"] = rate
         loss, figures = self._phase.loss(self.update)
-        self._optimiser.zero_grad(set_to_none=True)
+        self._modules.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         nn.utils.clip_grad_norm_(self._trained, 1.0)
-        self._optimiser.step()
+        self._adam.step()
+        self._muon.step(_MUON * rate)
         weight = max(self._phase.averaging, _FRESH / (self.update + _FRESH))
         with torch.no_grad():
             torch._foreach_lerp_(self._average, self._trained, weight)
@@ -125,7 +136,8 @@ class _State:
             {
                 "weights": self._modules.state_dict(),
                 "average": self._average,
-                "optimiser": self._optimiser.state_dict(),
+                "adam": self._adam.state_dict(),
+                "muon": self._muon.state_dict(),
                 "update": self.update,
                 "seconds": self._seconds,
             },

@@ -8,7 +8,7 @@ class Stage:
     """Updates of the UNet on scenes of one size.
 
     edge: pixels a side. scenes: how many different ones. count: of an update. on_policy: the share
-    of them that the blend loop leads to. paired: two noises each, scored as samples.
+    of them that the blend loop runs on. paired: two noises each, scored as samples.
     """
 
     name: str
@@ -44,9 +44,9 @@ def recipe(seed: int) -> Recipe:
         text_updates=300,
         text_batch=64,
         stages=(
-            Stage("means-128", 128, 6000, 4000, 40, 0.4, False, 8e-4),
-            Stage("means-256", 256, 2000, 800, 12, 0.5, False, 4e-4),
-            Stage("samples-256", 256, 2000, 400, 6, 0.5, True, 3e-4),
+            Stage("loops-128", 128, 6000, 4000, 28, 0.86, False, 1e-3),
+            Stage("loops-256", 256, 2000, 1600, 12, 0.83, False, 5e-4),
+            Stage("textures-256", 256, 2000, 400, 6, 0.67, True, 3e-4),
         ),
     )
 
@@ -61,7 +61,7 @@ def rehearsal(seed: int) -> Recipe:
         text_updates=3,
         text_batch=8,
         stages=(
-            Stage("means-64", 64, 12, 3, 4, 0.5, False, 8e-4),
-            Stage("samples-96", 96, 8, 3, 3, 0.7, True, 4e-4),
+            Stage("loops-64", 64, 12, 3, 4, 0.5, False, 8e-4),
+            Stage("textures-96", 96, 8, 3, 3, 0.7, True, 4e-4),
         ),
     )

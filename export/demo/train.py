@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image
+from torch import Tensor, nn
 
 from .architecture import DemoModel, new_model
 from .autoencoder import AutoencoderLoss, as_pictures, as_values, psnr, whiten
@@ -116,9 +117,18 @@ class Training:
                  "text_encoder_2": model.text_encoder_2}  # fmt: skip
         phase = Phase(
             stage.name, stage.updates, stage.learning_rate, parts, loss,
-            lambda: grid(model, stage.edge),
+            lambda: grid(model, stage.edge), _inner(model.unet),
         )  # fmt: skip
         return self._train(phase)
+
+
+def _inner(unet: nn.Module) -> tuple[Tensor, ...]:
+    """The matrices between a UNet's first and last layer."""
+    return tuple(
+        weight
+        for name, weight in unet.named_parameters()
+        if weight.dim() > 1 and not name.startswith(("conv_in", "conv_out"))
+    )
 
 
 def _nothing() -> Image.Image:

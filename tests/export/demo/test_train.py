@@ -33,7 +33,7 @@ def phase(updates: int = 12) -> tuple[Phase, nn.Linear]:
     def picture() -> Image.Image:
         return Image.new("RGB", (8, 8))
 
-    return Phase("small", updates, 0.05, {"part": part}, loss, picture), part
+    return Phase("small", updates, 0.05, {"part": part}, loss, picture, (part.weight,)), part
 
 
 def test_a_run_that_is_stopped_after_each_update_ends_as_one_that_is_not(tmp_path: Path) -> None:
@@ -106,7 +106,7 @@ def test_the_recipe_runs_from_nothing_to_a_checkpoint(
     assert "the same command goes on" in capsys.readouterr().out
     monkeypatch.setattr(sys, "argv", command)
     main()
-    for picture in ("autoencoder", "means-64", "samples-96"):
+    for picture in ("autoencoder", "loops-64", "textures-96"):
         with Image.open(tmp_path / f"{picture}.png") as grid:
             assert grid.size[0] >= 256
     made = StableDiffusionXLInpaintPipeline.from_pretrained(tmp_path / "lightfill-demo")
