@@ -36,6 +36,7 @@ _PLANS = (
 """Steps, strength, and the share of loops that run so: of one half of the scenes, of the other."""
 _TIMESTEPS = (374, 249, 124)
 _TIMESTEP_SHARES = (0.2, 0.6, 0.2)
+"""At which scenes are denoised as they are, and the share of each."""
 _SCALES = (1, 2, 4)
 """Latents a side of the pieces that are compared."""
 _OUTSIDE = 0.05
@@ -109,12 +110,12 @@ class DenoiserLoss:
         )
         chosen = torch.from_numpy(draw.integers(len(scenes), size=self._count))
         told = conditions(self._model, scenes.ids[chosen].long())
-        losses: dict[str, list[Tensor]] = {"first": [], "last": [], "denoising": []}
-        halves = (slice(led - led // 2), slice(led - led // 2, led))
+        losses: dict[str, list[Tensor]] = {"earlier": [], "last": [], "denoising": []}
+        halves = (slice(0, led - led // 2), slice(led - led // 2, led))
         for half, plans in zip(halves, _PLANS, strict=True):
-            if half.stop > (half.start or 0):
+            if len(chosen[half]):
                 calls = self._led_by(plans, chosen[half], [part[half] for part in told], draw)
-                losses["first"] += calls[:-1]
+                losses["earlier"] += calls[:-1]
                 losses["last"].append(calls[-1])
         if led < self._count:
             rest = [part[led:] for part in told]

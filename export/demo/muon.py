@@ -19,7 +19,10 @@ _RMS = 0.2
 
 
 class Muon:
-    """Updates weights of two dimensions or more in place; a convolution is a matrix of filters."""
+    """Updates weights of two dimensions or more in place; a convolution is a matrix of filters.
+
+    weight_decay: the share of a weight, times the learning rate, that every step takes away.
+    """
 
     def __init__(self, weights: Sequence[Tensor], weight_decay: float) -> None:
         self._weights, self._decay = list(weights), weight_decay
@@ -27,7 +30,7 @@ class Muon:
 
     @torch.no_grad()
     def step(self, learning_rate: float) -> None:
-        """One step along the weights' gradients; those without one stay."""
+        """One step against the weights' gradients; those without one stay."""
         for weight, momentum in zip(self._weights, self._momenta, strict=True):
             if weight.grad is None:
                 continue
@@ -43,6 +46,7 @@ class Muon:
         return {"momenta": self._momenta}
 
     def load_state_dict(self, state: dict[str, list[Tensor]]) -> None:
+        """Go on with what `state_dict` gave for the same weights; ValueError for fewer or more."""
         for momentum, kept in zip(self._momenta, state["momenta"], strict=True):
             momentum.copy_(kept)
 

@@ -23,3 +23,11 @@ def photos(split: Literal["training", "held_out"]) -> Mapping[str, Pixels]:
 def scenic(found: Mapping[str, Pixels]) -> list[Pixels]:
     """Those that a thing may lie in."""
     return [photo for name, photo in found.items() if name not in _EMBLEMS]
+
+
+def square(photo: Pixels, edge: int) -> Pixels:
+    """The middle of a photo, (edge, edge, 3)."""
+    side = min(photo.shape[:2])
+    top, left = ((whole - side) // 2 for whole in photo.shape[:2])
+    part = Image.fromarray(photo[top : top + side, left : left + side])
+    return np.asarray(part.resize((edge, edge), Image.Resampling.LANCZOS))

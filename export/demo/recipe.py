@@ -35,7 +35,7 @@ class Recipe:
 
 
 def recipe(seed: int) -> Recipe:
-    """What made the embedded model. Small pictures until shapes are there: they cost a quarter."""
+    """For the next embedded model. Small pictures first: they cost a quarter."""
     return Recipe(
         seed=seed,
         vae_edge=128,

@@ -20,7 +20,7 @@ from .checkpoint import Checkpoint
 from .denoiser import DenoiserLoss
 from .latents import latent_scenes
 from .loop import Phase, train
-from .photos import photos, scenic
+from .photos import photos, scenic, square
 from .recipe import Recipe, Stage, recipe, rehearsal
 from .samples import grid, side_by_side
 from .saving import rounded, save
@@ -69,7 +69,7 @@ class Training:
 
     def _autoencoder(self) -> bool:
         vae, chosen = self.model.vae, self._recipe
-        held_out = [_square(photo, 256) for photo in photos("held_out").values()]
+        held_out = [square(photo, 256) for photo in photos("held_out").values()]
         loss = AutoencoderLoss(
             vae, list(self._photos.values()), edge=chosen.vae_edge, batch=chosen.vae_batch,
             seed=chosen.seed,
@@ -142,14 +142,6 @@ def _restored(model: DemoModel, pictures: list[np.ndarray]) -> Image.Image:
         latents = model.vae.encode(as_values(pictures)).latent_dist.mode()
         restored = as_pictures(model.vae.decode(latents).sample)
     return side_by_side([pictures, list(restored)])
-
-
-def _square(photo: np.ndarray, edge: int) -> np.ndarray:
-    """The middle of a photo."""
-    side = min(photo.shape[:2])
-    top, left = ((whole - side) // 2 for whole in photo.shape[:2])
-    part = Image.fromarray(photo[top : top + side, left : left + side])
-    return np.asarray(part.resize((edge, edge), Image.Resampling.LANCZOS))
 
 
 if __name__ == "__main__":

@@ -8,14 +8,13 @@ from itertools import product
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from lightfill.engine.pipeline import Inpainter
-from lightfill.export.demo.photos import photos
+from lightfill.export.demo.photos import photos, square
 from lightfill.export.demo.shapes import COLOURS
 
 SHARES = {1.0: 0.852, 0.95: 0.704}
-"""By strength, measured on device cpu and openvino, which agree in every picture's colour."""
+"""By strength, measured on devices cpu and openvino, which reach the same."""
 TOLERANCE = 0.05
 EDGE = 256
 _SHAPES = ("circle", "square")
@@ -29,7 +28,7 @@ def share_of_asked_colours(inpainter: Inpainter, strength: float) -> float:
     seen = []
     for number, (photo, colour) in enumerate(product(photos("held_out").values(), COLOURS)):
         picture = inpainter(
-            _square(photo), mask, f"a {colour} {_SHAPES[number % len(_SHAPES)]}",
+            square(photo, EDGE), mask, f"a {colour} {_SHAPES[number % len(_SHAPES)]}",
             image_size=(EDGE, EDGE), steps=4, strength=strength, seed=1,
         ).images[0]  # fmt: skip
         middle = np.median(np.asarray(picture)[from_middle < EDGE / 10], axis=0)
@@ -40,10 +39,3 @@ def share_of_asked_colours(inpainter: Inpainter, strength: float) -> float:
 def _named(level: NDArray[np.float64]) -> str:
     """The nearest of the colours that captions know."""
     return min(COLOURS, key=lambda name: float(np.abs(level - COLOURS[name]).sum()))
-
-
-def _square(photo: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    side = min(photo.shape[:2])
-    top, left = ((whole - side) // 2 for whole in photo.shape[:2])
-    part = Image.fromarray(photo[top : top + side, left : left + side])
-    return np.asarray(part.resize((EDGE, EDGE), Image.Resampling.LANCZOS))

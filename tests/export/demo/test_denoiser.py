@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from lightfill.engine.denoise import Known, denoise, starting_latents
 from lightfill.engine.text import Conditioning
+from lightfill.export.demo import denoiser
 from lightfill.export.demo.architecture import new_model
 from lightfill.export.demo.denoiser import DenoiserLoss, Weighed, estimated
 from lightfill.export.demo.latents import LatentScenes
@@ -129,3 +130,38 @@ def test_a_loss_is_a_function_of_update_and_weights(on_policy: float, paired: bo
     moved = table.grad.abs().sum(dim=1).nonzero().flatten().tolist()
     assert moved
     assert set(moved) <= set(Tokens().meaningful())
+
+
+@pytest.mark.parametrize(("on_policy", "allowed"), [(0.0, {374, 249, 124}), (1.0, None)])
+def test_every_call_of_a_loop_is_scored_and_no_scene_is_shown_in_much_noise(
+    on_policy: float, allowed: set[int] | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[tuple[set[int], torch.Tensor]] = []
+
+    def estimate(
+        model: object, x: torch.Tensor, sigma: torch.Tensor, when: torch.Tensor, told: object
+    ) -> torch.Tensor:
+        answer = torch.zeros_like(x, requires_grad=True)
+        asked.append((set(when.int().tolist()), answer))
+        return answer
+
+    monkeypatch.setattr(denoiser, "estimated", estimate)
+    model = new_model(0)
+    loss = DenoiserLoss(model, scenes(), count=6, on_policy=on_policy, paired=False, seed=0)
+    for update in range(8):
+        asked.clear()
+        loss(update)[0].backward()
+        for _, answer in asked:
+            assert answer.grad is not None
+            assert answer.grad.abs().sum() > 0
+        times = [when for when, _ in asked]
+        if allowed is not None:
+            assert len(times) == 1
+            assert times[0] <= allowed
+        else:  # one half begins in pure noise, the other in the photo; both go down to the end
+            assert all(len(when) == 1 for when in times)
+            order = [when.pop() for when in times]
+            second = next(i for i in range(1, len(order)) if order[i] > order[i - 1])
+            assert order[0] == 999 > order[second]
+            assert order[:second] == sorted(order[:second], reverse=True)
+            assert order[second:] == sorted(order[second:], reverse=True)
