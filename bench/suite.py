@@ -12,7 +12,8 @@ from pathlib import Path
 
 from ..engine import memory
 from ..engine.bundle import Bundle
-from ..engine.precision import is_int8
+from ..engine.errors import DeviceUnavailable
+from ..engine.precision import is_bfloat16, is_int8
 from ..engine.quantized_store import QuantizedStore
 from . import host_overhead
 from .suite_progress import SuiteProgress
@@ -22,8 +23,7 @@ EXAMPLES = Path(__file__).parents[1] / "examples"
 SUITES = ("demo", "demo-peers", "sdxl")
 _DEMO = ("--image-size", "256x256", "--steps", "4")
 _OPENVINO = {"openvino": None, "bf16": "bf16", "int8-bf16": "int8+bf16"}
-"""By the end of an artefact's name: the precision."""
-_AGAINST_PEERS = "int8-bf16"
+"""By the end of an artefact's name: the precision; the fastest last, which is set against peers."""
 _SWEEPS = ("image_size", "batch", "steps", "concurrency")
 
 
@@ -80,26 +80,41 @@ def sdxl(results: Path, runs: int, directory: Path) -> None:
         _bench(results, name, runs, *options)
         progress.add(name)
 
-    for edge in (512, 1024):
-        # At 512 everything fits into 24 GB, as peers hold everything; at 1024 the default decides.
-        at = ("--image-size", f"{edge}x{edge}", *(("--no-low-memory",) if edge == 512 else ()))
-        measure(f"sdxl-{edge}", runs, *common, *at)
-        for name, precision in _OPENVINO.items():
-            if reason := _why_not(bundle, precision):
-                print(f"== sdxl-{edge}-{name} is not measured: {reason}", flush=True)
-                continue
-            how = ("--device", "openvino", *(("--precision", precision) if precision else ()))
-            peers = ("--peers", "all") if (edge, name) == (512, _AGAINST_PEERS) else ()
-            measure(f"sdxl-{edge}-{name}", runs, *common, *at, *how, *peers)
+    runnable: dict[str, tuple[object, ...]] = {"": ()}
+    for name, precision in _OPENVINO.items():
+        if reason := _why_not(bundle, precision):
+            print(f"== openvino {precision or ''} is not measured: {reason}", flush=True)
+            continue
+        runnable[f"-{name}"] = (
+            "--device", "openvino", *(("--precision", precision) if precision else ()),
+        )  # fmt: skip
+    fastest = list(runnable)[-1]
+    # At 512 everything fits into 24 GB, as peers hold everything; at 1024 the default decides.
+    sizes = {512: ("--no-low-memory",), 1024: ()}
+    for edge, memory_mode in sizes.items():
+        for name, how in runnable.items():
+            if (edge, name) != (512, fastest):
+                size = ("--image-size", f"{edge}x{edge}", *memory_mode)
+                measure(f"sdxl-{edge}{name}", runs, *common, *size, *how)
     for varies in ("image_size", "steps"):
         growth = ("--image-size", "square", "--steps", "4", "--sweep", varies)
         measure(f"sdxl-by-{varies}", 1, *common, *growth)
+    # Last, as it takes the longest.
+    size = ("--image-size", "512x512", *sizes[512])
+    measure(f"sdxl-512{fastest}", runs, *common, *size, *runnable[fastest], "--peers", "all")
     progress.finish()
 
 
 def _why_not(bundle: Path, precision: str | None) -> str | None:
-    """Why OpenVINO cannot hold all of a bundle here, or has no int8 UNet to run."""
+    """Why OpenVINO cannot hold all of a bundle here, or not run it in a precision."""
     opened = Bundle.open(bundle)
+    if is_bfloat16(precision):
+        from ..engine.sessions.openvino import require_bfloat16
+
+        try:
+            require_bfloat16()
+        except DeviceUnavailable as error:
+            return str(error)
     if is_int8(precision):
         unet = opened.unet(4).component
         if QuantizedStore(opened).record(unet) is None:

@@ -20,6 +20,8 @@ def opened(work: dict[str, Any]) -> Any:
     """diffusers' pipeline with Lightning's scheduler settings."""
     if work["device"] == "cuda" and not torch.cuda.is_available():
         raise Unavailable("PyTorch sees no NVIDIA GPU")
+    if work["device"] == "cpu" and work["dtype"] == "bfloat16" and not _has_fast_bfloat16():
+        raise Unavailable("PyTorch has no fast bfloat16 on this processor")
     if work["threads"]:
         torch.set_num_threads(work["threads"])
     pipeline = StableDiffusionXLInpaintPipeline.from_pretrained(
@@ -30,6 +32,11 @@ def opened(work: dict[str, Any]) -> Any:
     )
     pipeline.set_progress_bar_config(disable=True)
     return pipeline
+
+
+def _has_fast_bfloat16() -> bool:
+    """Whether oneDNN's matrix products take bfloat16; PyTorch's own loops do without it."""
+    return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
 def painting(pipeline: Any, workload: dict[str, Any]) -> Paint:

@@ -86,15 +86,21 @@ def require_processor() -> None:
         )
 
 
+def require_bfloat16() -> None:
+    """Raise DeviceUnavailable unless the processor computes in bfloat16 by itself."""
+    if "BF16" not in ov.Core().get_property(_CPU, _CAPABILITIES):
+        raise DeviceUnavailable(
+            "this processor has no bfloat16; leave bf16 out of the precision, or the precision out"
+        )
+
+
 def _compile(path: Path, options: SessionOptions, wanted: ov.Type) -> ov.CompiledModel:
     settings: dict[str, Any] = {_PRECISION: wanted, "PERFORMANCE_HINT": "LATENCY"}
     if options.threads is not None:
         settings["INFERENCE_NUM_THREADS"] = options.threads
     core = ov.Core()
-    if wanted == ov.Type.bf16 and "BF16" not in core.get_property(_CPU, _CAPABILITIES):
-        raise DeviceUnavailable(
-            "this processor has no bfloat16; leave bf16 out of the precision, or the precision out"
-        )
+    if wanted == ov.Type.bf16:
+        require_bfloat16()
     try:
         compiled = core.compile_model(core.read_model(path), _CPU, settings)
     except _FAILURES as error:

@@ -15,6 +15,8 @@ from lightfill.bench import command, suite
 from lightfill.bench.artefact import Latency, Sweep, read
 from lightfill.engine import cli
 from lightfill.engine.bundle import DEMO_BUNDLE
+from lightfill.engine.errors import DeviceUnavailable
+from lightfill.engine.sessions import openvino
 
 
 class Ran(NamedTuple):
@@ -120,7 +122,9 @@ def test_the_suites_run_what_they_say(monkeypatch: pytest.MonkeyPatch, tmp_path:
     monkeypatch.setattr(suite.host_overhead, "main", lambda: None)
     monkeypatch.setattr(suite, "_why_not", lambda bundle, precision: None)
     for name in suite.SUITES:
-        monkeypatch.setattr("sys.argv", ["suite", name, "--results", str(tmp_path)])
+        monkeypatch.setattr("sys.argv", [
+            "suite", name, "--results", str(tmp_path), "--directory", str(tmp_path / "made"),
+        ])  # fmt: skip
         suite.main()
     modules = {arguments[2] for arguments in ran}
     assert modules == {"lightfill", "lightfill.export.synthetic_checkpoint"}
@@ -132,13 +136,11 @@ def test_the_suites_run_what_they_say(monkeypatch: pytest.MonkeyPatch, tmp_path:
         "host-overhead.json",
         "demo.json",
         "demo-bf16.json",
-        *(
-            f"sdxl-{edge}{device}.json"
-            for edge in (512, 1024)
-            for device in ("", "-openvino", "-bf16", "-int8-bf16")
-        ),
+        *(f"sdxl-512{device}.json" for device in ("", "-openvino", "-bf16")),
+        *(f"sdxl-1024{device}.json" for device in ("", "-openvino", "-bf16", "-int8-bf16")),
         "sdxl-by-image_size.json",
         "sdxl-by-steps.json",
+        "sdxl-512-int8-bf16.json",
     ]
     assert sum("--peers" in each for each in commands) == 3
     group = cli.typer.main.get_command(cli.app)
@@ -151,8 +153,15 @@ def test_the_suites_run_what_they_say(monkeypatch: pytest.MonkeyPatch, tmp_path:
 def test_what_openvino_cannot_run_here_is_left_out_with_its_reason(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    def refused() -> None:
+        raise DeviceUnavailable("this processor has none")
+
+    monkeypatch.setattr(openvino, "require_bfloat16", lambda: None)
     monkeypatch.setattr(suite.memory, "available_bytes", lambda: 10**12)
     assert suite._why_not(DEMO_BUNDLE, None) is None
+    assert suite._why_not(DEMO_BUNDLE, "bf16") is None
     assert "lightfill quantize" in str(suite._why_not(DEMO_BUNDLE, "int8+bf16"))
     monkeypatch.setattr(suite.memory, "available_bytes", lambda: 10**6)
     assert suite._why_not(DEMO_BUNDLE, "bf16") == "it needs 1 GB of memory"
+    monkeypatch.setattr(openvino, "require_bfloat16", refused)
+    assert suite._why_not(DEMO_BUNDLE, "bf16") == "this processor has none"

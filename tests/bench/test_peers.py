@@ -136,6 +136,18 @@ def test_every_peer_has_a_script_of_its_own_kind() -> None:
         assert "lightfill" not in text.partition('"""\n')[2]  # it is not installed there
 
 
+def test_bfloat16_that_would_take_hours_is_no_peer(monkeypatch: pytest.MonkeyPatch) -> None:
+    work = {"device": "cpu", "dtype": "bfloat16", "threads": None, "checkpoint": "none"}
+    monkeypatch.setattr(diffusers_eager, "_has_fast_bfloat16", lambda: False)
+    with pytest.raises(Unavailable, match="^PyTorch has no fast bfloat16 on this processor$"):
+        diffusers_eager.opened(work)
+    for other in ({"dtype": "float32"}, {"device": "meta"}):
+        with pytest.raises(OSError, match="none"):  # it got as far as the checkpoint
+            diffusers_eager.opened(work | other)
+    monkeypatch.undo()
+    assert isinstance(diffusers_eager._has_fast_bfloat16(), bool)
+
+
 @pytest.fixture
 def commands(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
     """What an environment would run; nothing is installed."""

@@ -15,6 +15,7 @@ class Commands:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.run: list[str] = []
+        self.against_peers: list[str] = []
         self.failing: str | None = None
         monkeypatch.setattr(suite, "_run", self)
 
@@ -23,6 +24,8 @@ class Commands:
         if name and name == self.failing:
             raise SystemExit(7)
         self.run.append(name or command[3])
+        if "--peers" in command:
+            self.against_peers.append(name)
 
 
 @pytest.fixture
@@ -32,7 +35,7 @@ def commands(monkeypatch: pytest.MonkeyPatch) -> Commands:
     return Commands(monkeypatch)
 
 
-SDXL = ["sdxl-512", "sdxl-1024", "sdxl-by-image_size", "sdxl-by-steps"]
+SDXL = ["sdxl-1024", "sdxl-by-image_size", "sdxl-by-steps", "sdxl-512"]
 
 
 def directory(tmp_path: Path) -> Path:
@@ -48,18 +51,42 @@ def test_what_is_missing_is_made_first(commands: Commands, tmp_path: Path) -> No
     assert commands.run == [checkpoint, "export", *SDXL]
 
 
+@pytest.mark.parametrize(
+    ("missing", "fastest"),
+    [
+        ([], "sdxl-512-int8-bf16"),
+        (["int8+bf16"], "sdxl-512-bf16"),
+        (["int8+bf16", "bf16"], "sdxl-512-openvino"),
+        (["int8+bf16", "bf16", None], "sdxl-512"),
+    ],
+)
+def test_peers_are_set_against_the_fastest_that_runs_here(
+    commands: Commands,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    missing: list[str | None],
+    fastest: str,
+) -> None:
+    monkeypatch.setattr(
+        suite, "_why_not", lambda _, precision: "no" if precision in missing else None
+    )
+    suite.sdxl(tmp_path, 1, directory(tmp_path))
+    assert commands.against_peers == commands.run[-1:] == [fastest]
+    assert len(commands.run) == len(set(commands.run)) == 2 + 2 * (4 - len(missing))
+
+
 def test_a_stopped_run_goes_on_with_the_measurement_it_was_at(
     commands: Commands, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     made = directory(tmp_path)
-    commands.failing = "sdxl-1024"
+    commands.failing = "sdxl-by-image_size"
     with pytest.raises(SystemExit, match="7"):
         suite.sdxl(tmp_path, 1, made)
     assert commands.run == SDXL[:1]
     commands.failing = None
     suite.sdxl(tmp_path, 1, made)
     assert commands.run == SDXL
-    assert "== sdxl-512 was measured before this run was stopped" in capsys.readouterr().out
+    assert "== sdxl-1024 was measured before this run was stopped" in capsys.readouterr().out
     suite.sdxl(tmp_path, 1, made)
     assert commands.run == SDXL + SDXL
     assert "before this run" not in capsys.readouterr().out
