@@ -25,7 +25,7 @@ def opened(work: dict[str, Any]) -> Any:
     if work["threads"]:
         torch.set_num_threads(work["threads"])
     pipeline = StableDiffusionXLInpaintPipeline.from_pretrained(
-        work["checkpoint"], torch_dtype=getattr(torch, work["dtype"])
+        work["checkpoint"], dtype=getattr(torch, work["dtype"])
     ).to(work["device"])
     pipeline.scheduler = EulerDiscreteScheduler.from_config(
         pipeline.scheduler.config, timestep_spacing="trailing"

@@ -1,12 +1,15 @@
 """Peers: environments made once, turns taken fairly, and reasons for those that cannot run."""
 
+import importlib
 import json
 import sys
 import textwrap
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 from bench_requests import workload
 
 from lightfill.bench import peer_environments, peer_list, peer_runs
@@ -137,15 +140,25 @@ def test_every_peer_has_a_script_of_its_own_kind() -> None:
 
 
 def test_bfloat16_that_would_take_hours_is_no_peer(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(SCRIPTS)
+    diffusers_eager = importlib.import_module("diffusers_eager")
+    unavailable = importlib.import_module("peer_side").Unavailable
     work = {"device": "cpu", "dtype": "bfloat16", "threads": None, "checkpoint": "none"}
     monkeypatch.setattr(diffusers_eager, "_has_fast_bfloat16", lambda: False)
-    with pytest.raises(Unavailable, match="^PyTorch has no fast bfloat16 on this processor$"):
+    with pytest.raises(unavailable, match=r"^PyTorch has no fast bfloat16 on this processor$"):
         diffusers_eager.opened(work)
     for other in ({"dtype": "float32"}, {"device": "meta"}):
         with pytest.raises(OSError, match="none"):  # it got as far as the checkpoint
             diffusers_eager.opened(work | other)
-    monkeypatch.undo()
-    assert isinstance(diffusers_eager._has_fast_bfloat16(), bool)
+
+
+def test_whether_bfloat16_is_fast_is_what_onednn_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(SCRIPTS)
+    diffusers_eager = importlib.import_module("diffusers_eager")
+    for answer in (True, False):
+        told = SimpleNamespace(_is_mkldnn_bf16_supported=lambda answer=answer: answer)
+        monkeypatch.setattr(torch.ops, "mkldnn", told)
+        assert diffusers_eager._has_fast_bfloat16() is answer
 
 
 @pytest.fixture
