@@ -18,6 +18,7 @@ def describe() -> dict[str, Any]:
     return {
         "machine": machine(),
         "cores": cores(),
+        "instruction_sets": instruction_sets(),
         "memory_bytes": int(psutil.virtual_memory().total),
         "available_bytes": int(psutil.virtual_memory().available),
         "load_average": os.getloadavg()[0] if hasattr(os, "getloadavg") else None,
@@ -31,6 +32,14 @@ def cores() -> int:
     """How many this process may use."""
     affinity = getattr(os, "sched_getaffinity", None)
     return len(affinity(0)) if affinity else os.cpu_count() or 1
+
+
+def instruction_sets() -> list[str]:
+    """Of vectors, as NumPy names those it has code for and finds here: X86_V4 means AVX-512."""
+    import numpy as np
+
+    extensions = np.show_config(mode="dicts")["SIMD Extensions"]
+    return [*extensions["baseline"], *extensions["found"]]
 
 
 def clocks(cpus: Path = _CPUS, cpuinfo: Path = _CPUINFO) -> dict[str, Any]:

@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 
 from ..engine import memory
-from ..engine.bundle import Bundle
+from ..engine.bundle import DEMO_BUNDLE, Bundle
 from ..engine.errors import DeviceUnavailable
 from ..engine.precision import is_bfloat16, is_int8
 from ..engine.quantized_store import QuantizedStore
@@ -56,8 +56,9 @@ def demo(results: Path, runs: int) -> None:
 def demo_peers(results: Path, runs: int) -> None:
     """The embedded model, with every peer on the same processor."""
     _bench(results, "demo", runs, *_DEMO, "--peers", "all")
-    in_bfloat16 = ("--device", "openvino", "--precision", "bf16")
-    _bench(results, "demo-bf16", runs, *_DEMO, *in_bfloat16, "--peers", "all")
+    in_bfloat16 = _runnable(DEMO_BUNDLE).get("-bf16")
+    if in_bfloat16 is not None:
+        _bench(results, "demo-bf16", runs, *_DEMO, *in_bfloat16, "--peers", "all")
 
 
 def sdxl(results: Path, runs: int, directory: Path) -> None:
@@ -80,14 +81,7 @@ def sdxl(results: Path, runs: int, directory: Path) -> None:
         _bench(results, name, runs, *options)
         progress.add(name)
 
-    runnable: dict[str, tuple[object, ...]] = {"": ()}
-    for name, precision in _OPENVINO.items():
-        if reason := _why_not(bundle, precision):
-            print(f"== openvino {precision or ''} is not measured: {reason}", flush=True)
-            continue
-        runnable[f"-{name}"] = (
-            "--device", "openvino", *(("--precision", precision) if precision else ()),
-        )  # fmt: skip
+    runnable = _runnable(bundle)
     fastest = list(runnable)[-1]
     # At 512 everything fits into 24 GB, as peers hold everything; at 1024 the default decides.
     sizes = {512: ("--no-low-memory",), 1024: ()}
@@ -99,10 +93,22 @@ def sdxl(results: Path, runs: int, directory: Path) -> None:
     for varies in ("image_size", "steps"):
         growth = ("--image-size", "square", "--steps", "4", "--sweep", varies)
         measure(f"sdxl-by-{varies}", 1, *common, *growth)
-    # Last, as it takes the longest.
+    # Last, so that a run that is stopped has everything else.
     size = ("--image-size", "512x512", *sizes[512])
     measure(f"sdxl-512{fastest}", runs, *common, *size, *runnable[fastest], "--peers", "all")
     progress.finish()
+
+
+def _runnable(bundle: Path) -> dict[str, tuple[object, ...]]:
+    """How a bundle can be run here, by the end of an artefact's name; the fastest last."""
+    runnable: dict[str, tuple[object, ...]] = {"": ()}
+    for name, precision in _OPENVINO.items():
+        if reason := _why_not(bundle, precision):
+            print(f"== openvino {precision or 'float32'} is not measured: {reason}", flush=True)
+            continue
+        chosen = ("--precision", precision) if precision else ()
+        runnable[f"-{name}"] = ("--device", "openvino", *chosen)
+    return runnable
 
 
 def _why_not(bundle: Path, precision: str | None) -> str | None:

@@ -18,7 +18,8 @@ class SuiteProgress:
         self._path = path
         described = hardware.describe()
         self._belongs_to = {
-            name: described[name] for name in ("machine", "cores", "memory_bytes", "versions")
+            name: described[name]
+            for name in ("machine", "cores", "instruction_sets", "memory_bytes", "versions")
         }
         self._measured = self._kept()
 

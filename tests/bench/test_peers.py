@@ -139,7 +139,7 @@ def test_every_peer_has_a_script_of_its_own_kind() -> None:
         assert "lightfill" not in text.partition('"""\n')[2]  # it is not installed there
 
 
-def test_bfloat16_that_would_take_hours_is_no_peer(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_bfloat16_that_pytorch_only_emulates_is_no_peer(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(SCRIPTS)
     diffusers_eager = importlib.import_module("diffusers_eager")
     unavailable = importlib.import_module("peer_side").Unavailable

@@ -1,5 +1,6 @@
 """Counters of energy, clocks and GPUs, on machines made of files and a module."""
 
+import platform
 import sys
 import types
 from pathlib import Path
@@ -44,6 +45,17 @@ def test_counters_that_cannot_be_read_say_so(tmp_path: Path) -> None:
     assert reason is not None
     assert reason.startswith("RAPL counters cannot be read (")
     assert reason.endswith("run as root")
+
+
+def test_instruction_sets_are_what_the_processor_has() -> None:
+    found = hardware.describe()["instruction_sets"]
+    assert found
+    assert all(isinstance(each, str) for each in found)
+    flags = Path("/proc/cpuinfo")
+    if platform.machine() == "x86_64" and flags.exists():
+        text = flags.read_text().split()
+        assert ("X86_V3" in found) is ("avx2" in text)
+        assert ("X86_V4" in found) is ("avx512vl" in text)
 
 
 def test_clocks_and_their_governor(tmp_path: Path) -> None:

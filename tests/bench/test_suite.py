@@ -99,7 +99,11 @@ def test_another_machine_measures_everything(
     SuiteProgress(path).add("sdxl-512")
     assert "sdxl-512" in SuiteProgress(path)
     here: dict[str, Any] = hardware.describe()
-    for name, other in (("machine", "another"), ("memory_bytes", 1), ("versions", {"numpy": "0"})):
+    others: dict[str, Any] = {
+        "machine": "another", "instruction_sets": ["NONE"], "memory_bytes": 1,
+        "versions": {"numpy": "0"},
+    }  # fmt: skip
+    for name, other in others.items():
         with monkeypatch.context() as patch:
             patch.setattr(hardware, "describe", lambda new={name: other}: here | new)
             assert "sdxl-512" not in SuiteProgress(path)
@@ -116,6 +120,10 @@ def test_the_demo_s_suites_measure_what_they_say(
     suite.demo(tmp_path, 1)
     sweeps = [f"demo-by-{varies}" for varies in ("image_size", "batch", "steps", "concurrency")]
     assert commands.run == ["demo", *sweeps, "host-overhead", "host limits"]
+    commands.run.clear()
+    suite.demo_peers(tmp_path, 1)
+    assert commands.run == ["demo"]  # without bfloat16
+    monkeypatch.setattr(suite, "_why_not", lambda *_: None)
     commands.run.clear()
     suite.demo_peers(tmp_path, 1)
     assert commands.run == ["demo", "demo-bf16"]
