@@ -100,12 +100,12 @@ def _against(
         with theirs() as their_side, open_side(options, workload, warmups) as our_side:
             ours, others = _in_turns(our_side, their_side, runs)
             end = _ended(their_side, our_picture)
-    else:
-        with open_side(options, workload, warmups) as our_side:
-            ours = [our_side.run()["total"] for _ in range(runs)]
+    else:  # the peer first: one that cannot run costs none of our requests
         with theirs() as their_side:
             others = [their_side.run()["total"] for _ in range(runs)]
             end = _ended(their_side, our_picture)
+        with open_side(options, workload, warmups) as our_side:
+            ours = [our_side.run()["total"] for _ in range(runs)]
     pairs = zip(others, ours, strict=True)
     return PeerResult(
         name=peer.name,

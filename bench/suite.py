@@ -71,7 +71,7 @@ def sdxl(results: Path, runs: int, directory: Path) -> None:
     if not (checkpoint / "model_index.json").exists():
         _run(sys.executable, "-m", "lightfill.export.synthetic_checkpoint", str(checkpoint))
     if not bundle.exists():
-        _lightfill("export", "--base", checkpoint, "--steps", "4", "--out", bundle)
+        _lightfill("export", "--base", checkpoint, "--steps", "1,2,4,8", "--out", bundle)
     common = ("--bundle", bundle, "--checkpoint", checkpoint, "--warmup", "1", "--cold-starts", "1")
 
     def measure(name: str, runs: int, *options: object) -> None:
