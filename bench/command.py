@@ -90,7 +90,10 @@ def latency(
             results = measured_peers(
                 options, workload, chosen, folder, amount.runs, amount.warmups, on_part
             )
-            found = found.model_copy(update={"peers": results})
+            for result in results:  # minutes each at full size: one that is done is kept
+                found = found.model_copy(update={"peers": [*found.peers, result]})
+                if outputs.json is not None:
+                    artefact.write(outputs.json, found)
     _finish(found, report.latency(found), outputs)
 
 

@@ -1,7 +1,7 @@
 """lightfill and one peer at a time, on the same request, in one run: ratios pair by pair."""
 
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -48,21 +48,19 @@ def compared(
     runs: int,
     warmups: int,
     on_part: OnPart = lambda _: None,
-) -> list[PeerResult]:
+) -> Iterator[PeerResult]:
     """Measure every peer against ours; one that cannot run is reported with its reason."""
     with tempfile.TemporaryDirectory(prefix="lightfill-bench-") as directory:
         on_part("our picture by diffusers' rules")
         ours = Path(directory) / "ours.png"
         with open_side(replace(options, parity=True), workload, warmups=1) as side:
             side.save(ours)
-        results = []
         for peer in peers:
             on_part(peer.name)
             try:
-                results.append(_against(options, workload, peer, checkpoint, runs, warmups, ours))
+                yield _against(options, workload, peer, checkpoint, runs, warmups, ours)
             except LightfillError as error:
-                results.append(PeerResult(name=peer.name, reason=str(error), note=peer.note))
-        return results
+                yield PeerResult(name=peer.name, reason=str(error), note=peer.note)
 
 
 def fit_together(options: EngineOptions) -> bool:

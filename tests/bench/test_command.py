@@ -3,7 +3,7 @@
 import json
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -12,7 +12,7 @@ import pytest
 from bench_requests import EXAMPLES
 
 from lightfill.bench import command, suite
-from lightfill.bench.artefact import Latency, Sweep, read
+from lightfill.bench.artefact import Latency, PeerResult, Sweep, read
 from lightfill.engine import cli
 from lightfill.engine.bundle import DEMO_BUNDLE
 from lightfill.engine.errors import DeviceUnavailable
@@ -55,6 +55,24 @@ def test_the_host_alone_and_every_file(
     assert "`lightfill-demo` on null" in ran.out
     assert path.with_suffix(".png").is_file()
     assert [each.name for each in (tmp_path / "plots").iterdir()] == ["host-stages.svg"]
+
+
+def test_peers_that_were_measured_are_kept_when_a_later_one_is_cut_off(
+    bench: Callable[..., Ran], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def measured(*_: object) -> Iterator[PeerResult]:
+        yield PeerResult(name="first", reason="no such library")
+        raise DeviceUnavailable("the machine went away")
+
+    monkeypatch.setattr(command, "Plan", partial(command.Plan, edge=256))
+    monkeypatch.setattr(command, "measured_peers", measured)
+    path = tmp_path / "cut.json"
+    ran = bench(
+        "--device", "null", "--image-size", "64x64", "--runs", 1, "--warmup", 1, "--cold-starts", 0,
+        "--peers", "all", "--json", path,
+    )  # fmt: skip
+    assert ran.status != 0
+    assert [peer.name for peer in read(path, Latency).peers] == ["first"]
 
 
 def test_a_sweep_by_command(bench: Callable[..., Ran], tmp_path: Path) -> None:
