@@ -2,10 +2,11 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import UNet2DConditionModel
+from diffusers import AutoencoderKL, UNet2DConditionModel
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
 from .linear_vae import linear_vae
@@ -50,6 +51,16 @@ def new_model(seed: int) -> DemoModel:
         linear_vae(),
         _unet(),
     )  # fmt: skip
+
+
+def read_model(folder: Path) -> DemoModel:
+    """From a diffusers folder, in float32."""
+    readers: dict[str, Any] = {
+        "text_encoder": CLIPTextModel, "text_encoder_2": CLIPTextModelWithProjection,
+        "vae": AutoencoderKL, "unet": UNet2DConditionModel,
+    }  # fmt: skip
+    parts = {name: reader.from_pretrained(folder / name) for name, reader in readers.items()}
+    return DemoModel(**{name: part.float() for name, part in parts.items()})
 
 
 def _unet() -> Any:

@@ -1,10 +1,11 @@
 """The UNet's training, with both text encoders: noise to scenes.
 
-The blend loop itself runs, from the photo or from pure noise, and each of its calls is scored: what
-the mask holds after the first is the model's own earlier answer, which is how it finds out where
-the mask is. Nothing in pure noise tells where a thing is to be, and a model that was shown things
-in as much noise would find some there and keep to them; so only the last timesteps, where details
-are made, also see scenes as they are with noise on them.
+Until timestep 600 noise hides where the mask is, and a model that looks for a thing in it finds
+one somewhere and keeps to it. So the answer asked for there is a plain field over everything, in
+the asked colour or the ground's mean. Outside the mask the loop puts the photo back: later calls
+see the mask as a plain patch in the photo, and can fill it. What plain answers lead to is known
+without a model, so that training computes it, and runs the blend loop from there on, each of its
+calls scored.
 
 At first an answer is scored by its distance from the truth, whose best answer is a mean of all that
 could be there. That is where colours and shapes come from, and for things mask and caption say
@@ -22,21 +23,21 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from ...scheduler import NoiseConstants
+from ...scheduler import Schedule
 from .architecture import DemoModel
 from .latents import LatentScenes
-from .sampling import Start, estimates, schedule
+from .sampling import Start, estimates, is_plain, led_to, plainly, schedule
 from .text import conditions
 from .textures import Draw
 
-_PLANS = (
+Plan = tuple[int, float, float]
+_PLANS: tuple[tuple[Plan, ...], ...] = (
     ((4, 1.0, 0.7), (2, 1.0, 0.15), (8, 1.0, 0.15)),
     ((4, 0.95, 0.75), (8, 0.95, 0.15), (4, 0.6, 0.1)),
 )
 """Steps, strength, and the share of loops that run so: of one half of the scenes, of the other."""
-_TIMESTEPS = (374, 249, 124)
-_TIMESTEP_SHARES = (0.2, 0.6, 0.2)
-"""At which scenes are denoised as they are, and the share of each."""
+_PLAIN = 0.2
+"""Share of an update's scenes whose call is one that is answered plainly."""
 _SCALES = (1, 2, 4)
 """Latents a side of the pieces that are compared."""
 _OUTSIDE = 0.05
@@ -83,79 +84,82 @@ def _norms(differences: Tensor, scale: int) -> Tensor:
 
 
 class DenoiserLoss:
-    """Of update i, on `count` scenes; `on_policy`: the share that the blend loop runs on.
-
-    paired: two noises for every scene, and the energy score.
-    """
+    """Of update i, on `count` scenes. paired: two noises for every scene, and the energy score."""
 
     def __init__(
-        self,
-        model: DemoModel,
-        scenes: LatentScenes,
-        *,
-        count: int,
-        on_policy: float,
-        paired: bool,
-        seed: int,
+        self, model: DemoModel, scenes: LatentScenes, *, count: int, paired: bool, seed: int
     ) -> None:
         self._model, self._scenes = model, scenes
-        self._count, self._led = count, round(count * on_policy)
+        self._count, self._plain = count, round(count * _PLAIN)
         self._noises, self._seed = 2 if paired else 1, seed
-        self._sigmas = torch.from_numpy(NoiseConstants().training_sigmas()).float()
 
     def __call__(self, update: int) -> tuple[Tensor, dict[str, float]]:
-        scenes, led = self._scenes, self._led
+        scenes, plain = self._scenes, self._plain
         draw = np.random.Generator(
             np.random.PCG64([self._seed, 4, scenes.mask.shape[-1], self._noises, update])
         )
         chosen = torch.from_numpy(draw.integers(len(scenes), size=self._count))
         told = conditions(self._model, scenes.ids[chosen].long())
-        losses: dict[str, list[Tensor]] = {"earlier": [], "last": [], "denoising": []}
-        halves = (slice(0, led - led // 2), slice(led - led // 2, led))
+        middle = plain + (self._count - plain) // 2
+        losses: dict[str, list[Tensor]] = {"plain": [], "earlier": [], "last": []}
+        halves = (slice(plain, middle), slice(middle, self._count))
         for half, plans in zip(halves, _PLANS, strict=True):
-            if len(chosen[half]):
-                calls = self._led_by(plans, chosen[half], [part[half] for part in told], draw)
-                losses["earlier"] += calls[:-1]
-                losses["last"].append(calls[-1])
-        if led < self._count:
-            rest = [part[led:] for part in told]
-            losses["denoising"].append(self._denoised(chosen[led:], rest, draw))
+            calls = self._led_by(plans, chosen[half], [part[half] for part in told], draw)
+            losses["earlier"] += calls[:-1]
+            losses["last"].append(calls[-1])
+        if plain:
+            losses["plain"].append(
+                self._plainly(chosen[:plain], [part[:plain] for part in told], draw)
+            )
         scores = {name: torch.cat(found) for name, found in losses.items() if found}
         figures = {name: float(score.detach().mean()) for name, score in scores.items()}
         return torch.cat(list(scores.values())).mean(), figures
 
     def _led_by(
         self,
-        plans: Sequence[tuple[int, float, float]],
+        plans: Sequence[Plan],
         chosen: Tensor,
         told: Sequence[Tensor],
         draw: Draw,
     ) -> list[Tensor]:
-        """Each call's scores, (n,), of a request as one of `plans` has it."""
-        steps, strength, _ = plans[int(draw.choice(len(plans), p=[share for *_, share in plans]))]
-        before = self._again(self._scenes.before[chosen].float())
-        mask = self._again(self._scenes.mask[chosen].float())
-        start = Start(before, self._noise(before, draw), mask)
+        """Scores, (n,), of each call of a request that sees the mask."""
+        plan, pure_noise = _drawn(plans, draw)
+        first = sum(is_plain(float(timestep)) for timestep in plan.timesteps)
+        start = self._start(chosen, draw)
         condition = [self._again(part) for part in told]
+        plain = self._again(self._scenes.plain[chosen].float())
+        x = led_to(start, plain, plan, first, pure_noise=pure_noise)
 
         def estimate(x: Tensor, sigma: float, timestep: float) -> Tensor:
-            level, when = torch.full((len(x), 1, 1, 1), sigma), torch.full((len(x),), timestep)
-            return estimated(self._model, x, level, when, condition)
+            return self._estimated(x, sigma, timestep, condition)
 
         weighed = self._weighed(chosen)
-        answers = estimates(estimate, start, schedule(steps, strength), pure_noise=strength == 1)
-        return [weighed.score(answer) for answer in answers]
+        return [weighed.score(answer) for answer in estimates(estimate, start, plan, x, first)]
 
-    def _denoised(self, chosen: Tensor, told: Sequence[Tensor], draw: Draw) -> Tensor:
-        """Scores, (n,), on scenes with noise, each at a timestep of its own."""
-        timesteps = torch.from_numpy(draw.choice(_TIMESTEPS, size=len(chosen), p=_TIMESTEP_SHARES))
-        timesteps = self._again(timesteps)
-        sigma = self._sigmas[timesteps].view(-1, 1, 1, 1)
-        weighed = self._weighed(chosen)
-        truth = self._again(weighed.truth)
-        x = truth + sigma * self._noise(truth, draw)
-        condition = [self._again(part) for part in told]
-        return weighed.score(estimated(self._model, x, sigma, timesteps.float(), condition))
+    def _plainly(self, chosen: Tensor, told: Sequence[Tensor], draw: Draw) -> Tensor:
+        """Distances, (n,), from the plain answer, at a call of a request that hides the mask."""
+        plans = [plan for half in _PLANS for plan in half if _hides(plan)]
+        plan, pure_noise = _drawn(plans, draw)
+        call = int(draw.integers(sum(is_plain(float(timestep)) for timestep in plan.timesteps)))
+        sigma, timestep = float(plan.sigmas[call]), float(plan.timesteps[call])
+        plain = self._scenes.plain[chosen].float()
+        start = self._start(chosen, draw, noises=1)
+        x = led_to(start, plain, plan, call, pure_noise=pure_noise)
+        answer = self._estimated(x, sigma, timestep, told)
+        far = (answer - plainly(plain, timestep)).square().mean(dim=(1, 2, 3))
+        return (far + 1e-4).sqrt()
+
+    def _start(self, chosen: Tensor, draw: Draw, noises: int | None = None) -> Start:
+        before = self._again(self._scenes.before[chosen].float(), noises)
+        mask = self._again(self._scenes.mask[chosen].float(), noises)
+        noise = torch.from_numpy(draw.standard_normal(tuple(before.shape), dtype=np.float32))
+        return Start(before, noise, mask)
+
+    def _estimated(
+        self, x: Tensor, sigma: float, timestep: float, condition: Sequence[Tensor]
+    ) -> Tensor:
+        level, when = torch.full((len(x), 1, 1, 1), sigma), torch.full((len(x),), timestep)
+        return estimated(self._model, x, level, when, condition)
 
     def _weighed(self, chosen: Tensor) -> Weighed:
         mask = self._scenes.mask[chosen].float()
@@ -163,12 +167,21 @@ class DenoiserLoss:
         weight = mask + _OUTSIDE * (1 - mask)
         return Weighed(self._scenes.after[chosen].float(), weight, spread)
 
-    def _again(self, part: Tensor) -> Tensor:
+    def _again(self, part: Tensor, noises: int | None = None) -> Tensor:
         """For every noise."""
-        return part.repeat(self._noises, *[1] * (part.dim() - 1))
+        return part.repeat(noises or self._noises, *[1] * (part.dim() - 1))
 
-    def _noise(self, like: Tensor, draw: Draw) -> Tensor:
-        return torch.from_numpy(draw.standard_normal(tuple(like.shape), dtype=np.float32))
+
+def _drawn(plans: Sequence[Plan], draw: Draw) -> tuple[Schedule, bool]:
+    """One of `plans` by their shares, and whether it begins in pure noise."""
+    shares = np.array([share for *_, share in plans])
+    steps, strength, _ = plans[int(draw.choice(len(plans), p=shares / shares.sum()))]
+    return schedule(steps, strength), strength == 1
+
+
+def _hides(plan: Plan) -> bool:
+    steps, strength, _ = plan
+    return is_plain(float(schedule(steps, strength).timesteps[0]))
 
 
 def estimated(

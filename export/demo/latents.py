@@ -1,7 +1,7 @@
 """Scenes as the UNet sees them: encoded once by the trained VAE and kept on disk."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,23 +12,28 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from .autoencoder import as_values
-from .scenes import scene
+from .scenes import Scene, scene
+from .shapes import COLOURS
 from .text import Tokens
 from .textures import Pixels
 
 _AT_ONCE = 16
+_FLAT = 64
+"""Pixels a side of pictures of one colour."""
 
 
 @dataclass(frozen=True)
 class LatentScenes:
     """before, after: (n, 4, h, w) float16 latents. mask: (n, 1, h, w) uint8, 1 where to paint.
 
+    plain: (n, 4, 1, 1) float16, latents of the asked colour, or the mean of the ground in the mask.
     ids: (n, 2, 77) int32 tokens. fills: (n,) bool, whether a ground is asked for, not a thing.
     """
 
     before: Tensor
     after: Tensor
     mask: Tensor
+    plain: Tensor
     ids: Tensor
     fills: Tensor
 
@@ -60,7 +65,10 @@ def _made(
     vae: Any, photos: Sequence[Pixels], edge: int, count: int, seed: int
 ) -> dict[str, Tensor]:
     tokens = Tokens()
-    parts: dict[str, list[Tensor]] = {name: [] for name in ("before", "after", "mask", "ids")}
+    parts: dict[str, list[Tensor]] = {
+        name: [] for name in ("before", "after", "mask", "plain", "ids")
+    }
+    colours = _plain_colours(vae)
     fills: list[bool] = []
     for start in range(0, count, _AT_ONCE):
         numbers = range(start, min(start + _AT_ONCE, count))
@@ -71,8 +79,29 @@ def _made(
             latents = vae.encode(as_values(pictures)).latent_dist.mode()
             parts[name].append(latents.half())
         masks = torch.from_numpy(np.stack([each.mask for each in scenes]))[:, None].float()
-        parts["mask"].append((torch.nn.functional.max_pool2d(masks, 8) > 127).byte())
+        cells = torch.nn.functional.max_pool2d(masks, 8) > 127
+        parts["mask"].append(cells.byte())
+        parts["plain"].append(_plain(scenes, parts["after"][-1].float(), cells.float(), colours))
         parts["ids"].append(torch.stack([tokens(each.caption) for each in scenes]).int())
         fills += [each.thing is None for each in scenes]
     joined = {name: torch.cat(all_).contiguous() for name, all_ in parts.items()}
     return joined | {"fills": torch.tensor(fills)}
+
+
+def _plain(
+    scenes: Sequence[Scene], after: Tensor, cells: Tensor, colours: Mapping[str, Tensor]
+) -> Tensor:
+    """(n, 4, 1, 1): of things their colour, else the mean of what the mask holds."""
+    means = (after * cells).sum(dim=(2, 3)) / cells.sum(dim=(2, 3))
+    found = [
+        mean if each.thing is None else colours[each.thing[0]]
+        for each, mean in zip(scenes, means, strict=True)
+    ]
+    return torch.stack(found)[:, :, None, None].half()
+
+
+def _plain_colours(vae: Any) -> dict[str, Tensor]:
+    """Latents, (4,), of pictures that are one colour and nothing else; their borders left out."""
+    flat = [np.full((_FLAT, _FLAT, 3), levels, np.uint8) for levels in COLOURS.values()]
+    latents = vae.encode(as_values(flat)).latent_dist.mode()[:, :, 2:-2, 2:-2]
+    return dict(zip(COLOURS, latents.mean(dim=(2, 3)), strict=True))

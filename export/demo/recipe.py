@@ -1,14 +1,14 @@
 """How long each phase of the embedded model's training is, and on what."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 
 @dataclass(frozen=True)
 class Stage:
     """Updates of the UNet on scenes of one size.
 
-    edge: pixels a side. scenes: how many different ones. count: of an update. on_policy: the share
-    of them that the blend loop runs on. paired: two noises each, scored as samples.
+    edge: pixels a side. scenes: how many different ones. count: of an update. paired: two noises
+    each, scored as samples.
     """
 
     name: str
@@ -16,7 +16,6 @@ class Stage:
     scenes: int
     updates: int
     count: int
-    on_policy: float
     paired: bool
     learning_rate: float
 
@@ -44,11 +43,17 @@ def recipe(seed: int) -> Recipe:
         text_updates=300,
         text_batch=64,
         stages=(
-            Stage("loops-128", 128, 6000, 4000, 28, 0.86, False, 1e-3),
-            Stage("loops-256", 256, 2000, 1600, 12, 0.83, False, 5e-4),
-            Stage("textures-256", 256, 2000, 400, 6, 0.67, True, 3e-4),
+            Stage("loops-128", 128, 6000, 4000, 28, False, 1e-3),
+            Stage("loops-256", 256, 2000, 1600, 12, False, 5e-4),
+            Stage("textures-256", 256, 2000, 400, 6, True, 3e-4),
         ),
     )
+
+
+def continuation(seed: int) -> Recipe:
+    """For a model that is trained already: its UNet learns to see the mask, at its natural size."""
+    stages = (Stage("further-256", 256, 640, 450, 16, False, 8e-4),)
+    return replace(recipe(seed), stages=stages)
 
 
 def rehearsal(seed: int) -> Recipe:
@@ -61,7 +66,7 @@ def rehearsal(seed: int) -> Recipe:
         text_updates=3,
         text_batch=8,
         stages=(
-            Stage("loops-64", 64, 12, 3, 4, 0.5, False, 8e-4),
-            Stage("textures-96", 96, 8, 3, 3, 0.7, True, 4e-4),
+            Stage("loops-64", 64, 12, 3, 4, False, 8e-4),
+            Stage("textures-96", 96, 8, 3, 3, True, 4e-4),
         ),
     )

@@ -58,7 +58,8 @@ def painted(
         return estimated(model, x, level, torch.full((len(x),), timestep), condition)
 
     plan = schedule(steps, strength)
-    *_, last = estimates(estimate, start, plan, pure_noise=strength == 1)
+    first = start.first(float(plan.sigmas[0]), pure_noise=strength == 1)
+    *_, last = estimates(estimate, start, plan, first)
     decoded = as_pictures(model.vae.decode(start.blended(last, 0.0)).sample)
     pictures = zip(decoded, before, masks, strict=True)
     return [np.where(mask[..., None] > 127, new, old) for new, old, mask in pictures]

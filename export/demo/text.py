@@ -66,6 +66,19 @@ def sow(model: DemoModel, rows: Sequence[int]) -> None:
         _train_rows(table.weight, rows)
 
 
+def sow_new(model: DemoModel, rows: Sequence[int]) -> None:
+    """Give meaningful tokens that trained towers do not know vectors as long as the others'."""
+    for tower in (model.text_encoder, model.text_encoder_2):
+        table = tower.get_input_embeddings().weight
+        with torch.no_grad():
+            lengths = table[list(rows)].norm(dim=1)
+            usual = lengths[lengths > 0].median()
+            new = [row for row, length in zip(rows, lengths, strict=True) if not length]
+            vectors = torch.randn(len(new), table.shape[1])
+            table[new] = usual * vectors / vectors.norm(dim=1, keepdim=True)
+        _train_rows(table, rows)
+
+
 def _train_rows(table: nn.Parameter, rows: Sequence[int]) -> None:
     """Let gradients through to `rows` alone."""
     kept = torch.zeros(table.shape[0], 1)

@@ -14,18 +14,18 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from .architecture import DemoModel, new_model
+from .architecture import DemoModel, new_model, read_model
 from .autoencoder import AutoencoderLoss, as_pictures, as_values, psnr, whiten
 from .checkpoint import Checkpoint
 from .denoiser import DenoiserLoss
 from .latents import latent_scenes
 from .loop import Phase, train
 from .photos import photos, scenic, square
-from .recipe import Recipe, Stage, recipe, rehearsal
+from .recipe import Recipe, Stage, continuation, recipe, rehearsal
 from .samples import grid, side_by_side
 from .saving import rounded, save
 from .scenes import scene
-from .text import TextLoss, Tokens, sow
+from .text import TextLoss, Tokens, sow, sow_new
 
 _WHITENING = "whitening"
 
@@ -36,12 +36,14 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, default=Path("build/demo-model"))
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--minutes", type=float, help="stop after so long, to go on another time")
+    parser.add_argument("--start", type=Path, help="a trained diffusers folder, whose UNet goes on")
     parser.add_argument("--rehearse", action="store_true", help="a few updates of each phase")
     asked = parser.parse_args()
     until = time.monotonic() + 60 * asked.minutes if asked.minutes else float("inf")
-    chosen = rehearsal(asked.seed) if asked.rehearse else recipe(asked.seed)
+    usual = continuation if asked.start else recipe
+    chosen = (rehearsal if asked.rehearse else usual)(asked.seed)
     asked.folder.mkdir(parents=True, exist_ok=True)
-    training = Training(chosen, asked.folder, until)
+    training = Training(chosen, asked.folder, until, asked.start)
     if not training.run():
         print(f"not finished; the same command goes on with {asked.folder}", flush=True)
         sys.exit(3)
@@ -51,17 +53,23 @@ def main() -> None:
 class Training:
     """A recipe's phases on one model, in a folder that remembers them."""
 
-    def __init__(self, chosen: Recipe, folder: Path, until: float) -> None:
-        self.model: DemoModel = new_model(chosen.seed)
+    def __init__(
+        self, chosen: Recipe, folder: Path, until: float, start: Path | None = None
+    ) -> None:
+        self._started = start is not None
+        self.model: DemoModel = read_model(start) if start else new_model(chosen.seed)
         self._recipe, self._folder, self._until = chosen, folder, until
         self._checkpoint = Checkpoint(folder / "checkpoint.pt")
         self._photos = photos("training")
         self._tokens = Tokens()
-        sow(self.model, self._tokens.meaningful())
+        if start:
+            torch.manual_seed(chosen.seed)
+            self.model.vae.requires_grad_(False)
+        (sow_new if start else sow)(self.model, self._tokens.meaningful())
 
     def run(self) -> bool:
         """All phases; False if time was up or a signal came."""
-        done = self._autoencoder() and self._text()
+        done = self._started or (self._autoencoder() and self._text())
         return done and all(self._denoiser(stage) for stage in self._recipe.stages)
 
     def _train(self, phase: Phase) -> bool:
@@ -109,8 +117,7 @@ class Training:
             edge=stage.edge, count=stage.scenes, seed=self._recipe.seed,
         )  # fmt: skip
         loss = DenoiserLoss(
-            model, scenes, count=stage.count, on_policy=stage.on_policy, paired=stage.paired,
-            seed=self._recipe.seed,
+            model, scenes, count=stage.count, paired=stage.paired, seed=self._recipe.seed,
         )  # fmt: skip
         model.unet.to(memory_format=torch.channels_last)  # an eighth faster
         parts = {"unet": model.unet, "text_encoder": model.text_encoder,

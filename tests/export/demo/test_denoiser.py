@@ -12,9 +12,19 @@ from lightfill.engine.text import Conditioning
 from lightfill.export.demo import denoiser
 from lightfill.export.demo.architecture import new_model
 from lightfill.export.demo.denoiser import DenoiserLoss, Weighed, estimated
-from lightfill.export.demo.latents import LatentScenes
-from lightfill.export.demo.sampling import Start, estimates, schedule
+from lightfill.export.demo.latents import LatentScenes, _made
+from lightfill.export.demo.sampling import (
+    Start,
+    estimates,
+    is_plain,
+    led_to,
+    plainly,
+    schedule,
+)
+from lightfill.export.demo.shapes import COLOURS
 from lightfill.export.demo.text import Tokens, conditions, sow
+
+_COLOUR_IDS = {int(Tokens()(colour)[0, 1]) for colour in COLOURS}
 
 
 class _Port:
@@ -62,7 +72,8 @@ def test_the_loop_in_training_is_the_engine_s(steps: int, strength: float) -> No
             level, when = torch.full((1, 1, 1, 1), sigma), torch.full((1,), timestep)
             return estimated(model, x, level, when, (hidden, pooled))
 
-        *_, last = estimates(estimate, start, plan, pure_noise=strength == 1)
+        first = start.first(float(plan.sigmas[0]), pure_noise=strength == 1)
+        *_, last = estimates(estimate, start, plan, first)
         ours = start.blended(last, 0.0)
     known = Known(before.numpy(), noise.numpy(), mask.numpy())
     x = starting_latents(known, float(plan.sigmas[0]), pure_noise=strength == 1)
@@ -110,17 +121,17 @@ def scenes(count: int = 6, edge: int = 8) -> LatentScenes:
         before=torch.randn(count, 4, edge, edge, generator=generator).half(),
         after=torch.randn(count, 4, edge, edge, generator=generator).half(),
         mask=mask,
+        plain=torch.randn(count, 4, 1, 1, generator=generator).half(),
         ids=torch.stack([tokens("a blue heart")] * count).int(),
         fills=torch.zeros(count, dtype=torch.bool),
     )
 
 
 @pytest.mark.parametrize("paired", [False, True])
-@pytest.mark.parametrize("on_policy", [0.0, 0.5, 1.0])
-def test_a_loss_is_a_function_of_update_and_weights(on_policy: float, paired: bool) -> None:
+def test_a_loss_is_a_function_of_update_and_weights(paired: bool) -> None:
     model = new_model(0)
     sow(model, Tokens().meaningful())
-    loss = DenoiserLoss(model, scenes(), count=6, on_policy=on_policy, paired=paired, seed=0)
+    loss = DenoiserLoss(model, scenes(), count=6, paired=paired, seed=0)
     one, figures = loss(3)
     again, other = loss(3)[0], loss(4)[0]
     assert one.item() == again.item() != other.item()
@@ -132,36 +143,91 @@ def test_a_loss_is_a_function_of_update_and_weights(on_policy: float, paired: bo
     assert set(moved) <= set(Tokens().meaningful())
 
 
-@pytest.mark.parametrize(("on_policy", "allowed"), [(0.0, {374, 249, 124}), (1.0, None)])
-def test_every_call_of_a_loop_is_scored_and_no_scene_is_shown_in_much_noise(
-    on_policy: float, allowed: set[int] | None, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(("steps", "strength"), [(4, 1.0), (4, 0.95), (8, 1.0), (2, 1.0)])
+def test_plain_answers_lead_where_a_loop_of_them_leads(steps: int, strength: float) -> None:
+    generator = torch.Generator().manual_seed(1)
+    before, noise = torch.randn(2, 1, 4, 8, 8, generator=generator)
+    plain = torch.randn(1, 4, 1, 1, generator=generator)
+    mask = torch.zeros(1, 1, 8, 8)
+    mask[..., 2:6, 3:7] = 1
+    plan, start = schedule(steps, strength), Start(before, noise, mask)
+    given: list[torch.Tensor] = []
+
+    def answer(x: torch.Tensor, sigma: float, timestep: float) -> torch.Tensor:
+        given.append(x)
+        return plainly(plain, timestep).expand_as(x)
+
+    first = start.first(float(plan.sigmas[0]), pure_noise=strength == 1)
+    list(estimates(answer, start, plan, first))
+    for call, x in enumerate(given):
+        led = led_to(start, plain, plan, call, pure_noise=strength == 1)
+        assert led.numpy() == pytest.approx(x.numpy(), abs=1e-5)
+    assert torch.equal(
+        given[-1][..., 0, 0], before[..., 0, 0] + plan.sigmas[-2].item() * noise[..., 0, 0]
+    )
+
+
+def test_a_request_never_ends_with_a_bold_answer() -> None:
+    plain = torch.ones(1, 4, 1, 1)
+    for steps in range(1, 9):
+        for strength in np.linspace(0.05, 1, 20):
+            last = float(schedule(steps, float(strength)).timesteps[-1])
+            if is_plain(last):
+                assert torch.equal(plainly(plain, last), plain)
+
+
+def test_every_call_that_sees_the_mask_is_scored_and_the_others_are_answered_plainly(
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    asked: list[tuple[set[int], torch.Tensor]] = []
+    asked: list[tuple[float, torch.Tensor]] = []
 
     def estimate(
         model: object, x: torch.Tensor, sigma: torch.Tensor, when: torch.Tensor, told: object
     ) -> torch.Tensor:
         answer = torch.zeros_like(x, requires_grad=True)
-        asked.append((set(when.int().tolist()), answer))
+        (timestep,) = set(when.tolist())
+        asked.append((timestep, answer))
         return answer
 
     monkeypatch.setattr(denoiser, "estimated", estimate)
-    model = new_model(0)
-    loss = DenoiserLoss(model, scenes(), count=6, on_policy=on_policy, paired=False, seed=0)
-    for update in range(8):
+    model, count = new_model(0), 10
+    shown = scenes(count)
+    loss = DenoiserLoss(model, shown, count=count, paired=False, seed=0)
+    seen = set()
+    for update in range(12):
         asked.clear()
+        _, figures = loss(update)
         loss(update)[0].backward()
-        for _, answer in asked:
+        first, second = asked[: len(asked) // 2], asked[len(asked) // 2 :]
+        assert [when for when, _ in first] == [when for when, _ in second]
+        for _, answer in second:
             assert answer.grad is not None
             assert answer.grad.abs().sum() > 0
-        times = [when for when, _ in asked]
-        if allowed is not None:
-            assert len(times) == 1
-            assert times[0] <= allowed
-        else:  # one half begins in pure noise, the other in the photo; both go down to the end
-            assert all(len(when) == 1 for when in times)
-            order = [when.pop() for when in times]
-            second = next(i for i in range(1, len(order)) if order[i] > order[i - 1])
-            assert order[0] == 999 > order[second]
-            assert order[:second] == sorted(order[:second], reverse=True)
-            assert order[second:] == sorted(order[second:], reverse=True)
+        *loops, plain = [when for when, _ in first]
+        assert is_plain(plain)
+        seen.add(plain)
+        assert not any(map(is_plain, loops))
+        assert loops[0] == 499  # one half of the scenes, then the other, each down to the end
+        half = next(i for i in range(1, len(loops)) if loops[i] >= loops[i - 1])
+        assert loops[half] == 499
+        for part in (loops[:half], loops[half:]):
+            assert part == sorted(part, reverse=True)
+        assert figures.keys() <= {"plain", "earlier", "last"}
+    assert {999, 749} <= seen
+
+
+def test_the_plain_latents_of_a_thing_are_its_colour_s() -> None:
+    """Scenes that ask for one colour share them; a fill has the mean of its ground."""
+    vae = new_model(0).vae
+    made = _made(vae, [], edge=64, count=24, seed=0)
+    captions = {}
+    for plain, ids, fill in zip(made["plain"], made["ids"], made["fills"], strict=True):
+        if not fill:
+            colour = [row for row in ids[0].tolist() if row in _COLOUR_IDS]
+            captions.setdefault(colour[0], []).append(plain)
+    assert len(captions) > 3
+    for same in captions.values():
+        assert all(torch.equal(each, same[0]) for each in same)
+    fill = int(made["fills"].nonzero()[0])
+    inside = made["after"][fill][:, made["mask"][fill][0] > 0].float().mean(dim=1)
+    assert made["plain"][fill].flatten().float().numpy() == pytest.approx(inside.numpy(), abs=2e-3)
