@@ -17,6 +17,7 @@ from .checkpoint import Checkpoint
 from .muon import Muon
 
 KEEP_S = 180.0
+_PICTURE_S = 900.0
 _LOG_EVERY = 50
 _WARM_UP = 100
 _DECAY = 0.2
@@ -55,6 +56,7 @@ def train(phase: Phase, checkpoint: Checkpoint, folder: Path, *, until: float) -
         _load(phase.parts, checkpoint)
         return True
     state = _State(phase, checkpoint)
+    pictured = state.kept
     with _interruptions() as interrupted:
         while state.update < phase.updates:
             state.step()
@@ -63,8 +65,10 @@ def train(phase: Phase, checkpoint: Checkpoint, folder: Path, *, until: float) -
             stops = bool(interrupted) or time.monotonic() > until
             if stops or time.monotonic() - state.kept > KEEP_S:
                 state.keep()
-                with state.averaged():
-                    _write(phase.picture(), folder / f"{phase.name}.png")
+                if stops or state.kept - pictured > _PICTURE_S:
+                    with state.averaged():
+                        _write(phase.picture(), folder / f"{phase.name}.png")
+                    pictured = time.monotonic()
             if stops and state.update < phase.updates:
                 return False
     state.finish()

@@ -43,8 +43,8 @@ def recipe(seed: int) -> Recipe:
         text_updates=300,
         text_batch=64,
         stages=(
-            Stage("loops-128", 128, 6000, 4000, 28, False, 1e-3),
-            Stage("loops-256", 256, 2000, 1600, 12, False, 5e-4),
+            Stage("loops-128", 128, 5000, 2000, 28, False, 1e-3),
+            Stage("loops-256", 256, 2500, 2000, 12, False, 8e-4),
             Stage("textures-256", 256, 2000, 400, 6, True, 3e-4),
         ),
     )
@@ -52,7 +52,7 @@ def recipe(seed: int) -> Recipe:
 
 def continuation(seed: int) -> Recipe:
     """For a model that is trained already: its UNet learns to see the mask, at its natural size."""
-    stages = (Stage("further-256", 256, 640, 450, 16, False, 8e-4),)
+    stages = (Stage("further-256", 256, 640, 320, 16, False, 8e-4),)
     return replace(recipe(seed), stages=stages)
 
 
